@@ -1,0 +1,31 @@
+# make run, make test; PYTHON=python3.13 and PORT=9000 are yours to set.
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+
+.PHONY: run test lint format
+
+run: $(VENV)/runs
+	@$(BIN)/flask serve --sandbox --port $(PORT)
+
+test: lint
+	$(BIN)/python -m pytest -n auto
+
+lint: $(VENV)/tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(VENV)/tests
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+$(VENV)/runs: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/tests: $(VENV)/runs requirements-dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,374 @@
+"""The service: configuration, authentication, error answers and the calls of the API."""
+
+import hashlib
+import hmac
+import json
+import logging
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import cache, wraps
+from pathlib import Path
+from typing import Any
+
+import click
+import phonenumbers
+from flask import Blueprint, Flask, Response, current_app, g, request
+from flask.json.provider import DefaultJSONProvider
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from werkzeug.exceptions import (
+    HTTPException,
+    MethodNotAllowed,
+    NotFound,
+    RequestEntityTooLarge,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+
+import schemas
+from store import (
+    DEFAULT_WORKSPACE,
+    DEPLOYMENT_FILE,
+    METADATA_LIMIT,
+    SANDBOX_FILE,
+    ContactNotFound,
+    MetadataTooLarge,
+    Store,
+    StoreUnavailable,
+    Token,
+)
+
+BODY_LIMIT = 1024 * 1024
+NESTING_LIMIT = 512
+RETRY_AFTER_SECONDS = 1
+
+access_log = logging.getLogger("contacts.access")
+error_log = logging.getLogger("contacts.error")
+
+api = Blueprint("api", __name__)
+
+update_contact_body = schemas.UpdateContact()
+updated_contact = schemas.UpdatedContact()
+
+
+def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = False) -> Flask:
+    """The WSGI application. `settings` are read as the environment's variables are.
+
+    Raises click.ClickException, which names the setting, for a wrong value. The database is
+    opened by the first request, or by `flask serve` before it.
+    """
+    import cli  # which imports this module for its commands
+
+    app = Flask(__name__)
+    app.json = CompactJSON(app)
+    app.url_map.merge_slashes = False
+    app.config.update(read_settings(settings))
+    app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.extensions["store"] = Store(
+        app.config["CONTACTS_DATABASE"]
+        or Path(app.instance_path, "sandbox.db" if sandbox else "contacts.db"),
+        synchronous=app.config["CONTACTS_SYNCHRONOUS"],
+        application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
+    )
+    app.extensions["find_token"] = token_finder(app)
+    if sandbox:
+        import sandbox as room
+
+        room.init_app(app)
+    app.register_blueprint(api, url_prefix="/api/v1", name="api")
+    app.register_blueprint(api, url_prefix="/v1", name="v1")
+    app.before_request(start_clock)
+    app.after_request(log_request)
+    for error, handler in ERROR_HANDLERS.items():
+        app.register_error_handler(error, handler)
+    app.cli.add_command(cli.serve)
+    app.cli.add_command(cli.token)
+    return app
+
+
+# Configuration
+
+
+class Settings(Schema):
+    """The environment variables that the service reads, with their defaults."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    QYVO_TOKEN = fields.String(
+        load_default=None,
+        validate=validate.Regexp(r"[\x21-\x7e]+\Z", error="Must be ASCII without spaces."),
+    )
+    CONTACTS_DATABASE = fields.String(load_default=None)
+    CONTACTS_DEFAULT_REGION = fields.String(
+        load_default=None,
+        validate=validate.OneOf(
+            phonenumbers.SUPPORTED_REGIONS, error="Must be an ISO 3166 country such as FR."
+        ),
+    )
+    CONTACTS_SYNCHRONOUS = fields.String(
+        load_default="FULL", validate=validate.OneOf(["FULL", "NORMAL"])
+    )
+    CONTACTS_THREADS = fields.Integer(load_default=4, validate=validate.Range(1, 64))
+
+
+def read_settings(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The settings with their defaults; an empty value counts as none given."""
+    try:
+        return Settings().load({name: value for name, value in environment.items() if value})
+    except ValidationError as error:
+        name, [text, *_] = next(iter(error.messages.items()))
+        raise click.ClickException(f"{name}: {text}") from error
+
+
+# Who calls
+
+
+def token_finder(app: Flask) -> Callable[[str], Token | None]:
+    """Looks a bearer token up among those of the database and QYVO_TOKEN."""
+    store: Store = app.extensions["store"]
+    if not app.config["QYVO_TOKEN"]:
+        return store.find_token
+    workspace_id = cache(lambda: store.open_workspace(DEFAULT_WORKSPACE))
+    configured = hashlib.sha256(app.config["QYVO_TOKEN"].encode()).digest()
+
+    def find_token(secret: str) -> Token | None:
+        if hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), configured):
+            return Token(0, "QYVO_TOKEN", workspace_id())
+        return store.find_token(secret)
+
+    return find_token
+
+
+def bearer(app: Flask, authorization: str | None) -> Token | None:
+    """Whose token an Authorization header carries; None for a header that is missing or wrong."""
+    match = re.fullmatch(r"bearer ([\x21-\x7e]+)", authorization or "", re.IGNORECASE)
+    return app.extensions["find_token"](match[1]) if match else None
+
+
+@api.before_request
+def authenticate():
+    """Decides before a byte of the body is read (ours)."""
+    g.token = bearer(current_app, request.headers.get("Authorization"))
+    if g.token is None:
+        raise Unauthorized
+
+
+def refuses_by_header(app: Flask, headers: Mapping[str, str]) -> bool:
+    """Whether the request's header alone settles that it is refused, so that its body can be left.
+
+    `headers` are keyed as in CGI without the HTTP_ prefix: AUTHORIZATION, CONTENT_LENGTH.
+    """
+    if int(headers.get("CONTENT_LENGTH", 0)) > BODY_LIMIT:
+        return True
+    return bearer(app, headers.get("AUTHORIZATION")) is None
+
+
+# What goes in and out
+
+
+class CompactJSON(DefaultJSONProvider):
+    """JSON as UTF-8 text in the order that the schemas give it."""
+
+    _encode = staticmethod(json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode)
+
+    def response(self, *args: Any, **kwargs: Any) -> Response:
+        """A refused field's name may hold lone surrogates: those are escaped."""
+        body = self._encode(self._prepare_response_obj(args, kwargs))
+        return Response(body.encode(errors="backslashreplace") + b"\n", mimetype="application/json")
+
+
+def takes(schema: Schema):
+    """The view gets what the schema reads from the request's JSON body, as keyword arguments."""
+
+    def decorate(view):
+        @wraps(view)
+        def wrapper():
+            schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
+            return view(**schema.load(read_json()))
+
+        return wrapper
+
+    return decorate
+
+
+def gives(schema: Schema, status: int = 200):
+    """The view's contact is answered in the shape of the schema."""
+
+    def decorate(view):
+        @wraps(view)
+        def wrapper(**kwargs):
+            return schema.dump(view(**kwargs)), status
+
+        return wrapper
+
+    return decorate
+
+
+class BadJSON(Exception):
+    """The body is not JSON. The text tells the caller why."""
+
+
+def read_json() -> dict[str, Any]:
+    """The JSON object in the request's body; raises what answers 413, 415, 400 and 422."""
+    if (request.content_length or 0) > BODY_LIMIT:
+        raise RequestEntityTooLarge
+    if not request.is_json:
+        raise UnsupportedMediaType
+    document = parse_json(request.get_data())
+    if not isinstance(document, dict):
+        raise ValidationError("The body must be a JSON object.", "body")
+    return document
+
+
+def parse_json(body: bytes) -> Any:
+    """JSON as RFC 8259 has it: UTF-8, no NaN and no Infinity. Raises BadJSON."""
+    try:
+        document = json.loads(
+            body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite
+        )
+    except UnicodeDecodeError as error:
+        raise BadJSON(f"The body is not UTF-8: see byte {error.start}.") from error
+    except json.JSONDecodeError as error:
+        raise BadJSON(f"The body is not JSON: {error}.") from error
+    except RecursionError as error:
+        raise BadJSON(_TOO_DEEP) from error
+    except ValueError as error:
+        raise BadJSON(_TOO_LARGE) from error  # an integer beyond Python's limit of digits
+    level = [document]
+    for _ in range(NESTING_LIMIT + 1):
+        level = [child for value in level for child in _children(value)]
+        if not level:
+            return document
+    raise BadJSON(_TOO_DEEP)
+
+
+_TOO_DEEP = f"The body is nested deeper than {NESTING_LIMIT} levels."
+_TOO_LARGE = "The body holds a number that is too large."
+
+
+def _children(value):
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _refuse_constant(text):
+    raise BadJSON(f"The body is not JSON: {text} is not a JSON number.")
+
+
+def _finite(text):
+    number = float(text)
+    if math.isinf(number):
+        raise BadJSON(_TOO_LARGE)
+    return number
+
+
+# Errors
+
+
+def refusal(
+    status: int,
+    text: str,
+    headers: Mapping[str, str] | None = None,
+    errors: Mapping[str, list[str]] | None = None,
+) -> Response:
+    """An error as the contract shows it: the same text under both keys the vendor uses."""
+    answer = {"error": text, "message": text}
+    if errors:
+        answer["errors"] = errors
+    response = current_app.json.response(answer)
+    response.status_code = status
+    response.headers.update(headers or {})
+    return response
+
+
+def invalid(errors: Mapping[str, list[str]]) -> Response:
+    return refusal(422, "The given data was invalid.", errors=errors)
+
+
+def server_error(error: Exception) -> Response:
+    error_log.error("%s %s failed", request.method, loggable_path(), exc_info=error)
+    return refusal(500, "Server error")
+
+
+RETRY = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+
+ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
+    BadJSON: lambda error: refusal(400, str(error)),
+    Unauthorized: lambda _: refusal(401, "Unauthenticated.", {"WWW-Authenticate": "Bearer"}),
+    ContactNotFound: lambda _: refusal(404, "Contact not found"),
+    NotFound: lambda _: refusal(404, "Not found"),
+    MethodNotAllowed: lambda error: refusal(
+        405, "Method not allowed", {"Allow": ", ".join(sorted(error.valid_methods))}
+    ),
+    RequestEntityTooLarge: lambda _: refusal(
+        413, f"The body is larger than {BODY_LIMIT} bytes (1 MiB): send less."
+    ),
+    UnsupportedMediaType: lambda _: refusal(
+        415, "Send JSON, with the header Content-Type: application/json."
+    ),
+    ValidationError: lambda error: invalid(error.normalized_messages()),
+    MetadataTooLarge: lambda _: invalid(
+        {"metadata": [f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."]}
+    ),
+    StoreUnavailable: lambda error: refusal(503, str(error), RETRY),
+    HTTPException: lambda error: refusal(error.code, error.description),
+    Exception: server_error,
+}
+
+
+# The log
+
+
+def start_clock():
+    g.started = time.perf_counter()
+
+
+def log_request(response: Response) -> Response:
+    """One line: time, method, path, status, milliseconds, the token's name."""
+    token = g.get("token")
+    access_log.info(
+        "%s %s %s %d %.1fms %s",
+        datetime.now(UTC).isoformat(timespec="milliseconds"),
+        request.method,
+        loggable_path(),
+        response.status_code,
+        (time.perf_counter() - g.started) * 1000,
+        token.name if token else "-",
+    )
+    return response
+
+
+def loggable_path() -> str:
+    """The path; where no call has it, without the parts that may be a secret or a phone number."""
+    if request.url_rule:
+        return request.path
+    return "/".join(
+        part if re.fullmatch(r"(?!.*\d{3})[\w.-]{0,32}", part, re.ASCII) else "…"
+        for part in request.path[:500].split("/")
+    )
+
+
+# The calls
+
+
+@api.post("/actions/update-contact")
+@takes(update_contact_body)
+@gives(updated_contact)
+def update_contact(**fields):
+    """Writes the fields that are given to the contact with that id or phone."""
+    return store().update_contact(g.token.workspace_id, **fields)
+
+
+def store() -> Store:
+    return current_app.extensions["store"]
+
+
+if __name__ == "__main__":
+    from cli import main
+
+    main()

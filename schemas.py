@@ -1,0 +1,229 @@
+"""What a request may say and what an answer looks like.
+
+A rule that one body can tell is here; a rule that needs the stored contact is the store's.
+"""
+
+import re
+import unicodedata
+from contextvars import ContextVar
+
+import phonenumbers
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+# ISO 3166 country that a phone number without a leading + is dialled from (ours); None refuses it.
+default_region: ContextVar[str | None] = ContextVar("default_region", default=None)
+
+# Digits of any script, and what people put around and between them. Nothing else: neither letters
+# nor an extension may turn into somebody else's number.
+_BETWEEN = r"[\s.()\u2010-\u2015\u2212-]"
+_PHONE = re.compile(rf"(?:tel:)?[\s(]*([+\uff0b]?){_BETWEEN}*\d(?:\d|{_BETWEEN})*", re.IGNORECASE)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+
+class Text(fields.String):
+    """A string without the white space around it, of at most 255 characters unless told otherwise.
+
+    Refuses what neither SQLite nor UTF-8 can carry: NUL and lone surrogates (ours).
+    """
+
+    default_error_messages = {
+        "invalid": "Must be a string.",
+        "null": 'May not be null: pass "" to clear it, or leave it out.',
+        "too_long": "Must be at most {limit} characters long.",
+        "unstorable": "Must not contain NUL or a lone surrogate.",
+    }
+
+    def __init__(self, *, limit: int | None = 255, **kwargs):
+        super().__init__(**kwargs)
+        self.limit = limit
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        text = super()._deserialize(value, attr, data, **kwargs).strip()
+        if not _storable(text):
+            raise self.make_error("unstorable")
+        if self.limit and len(text) > self.limit:
+            raise self.make_error("too_long", limit=self.limit)
+        return text
+
+
+class ClearableText(Text):
+    """Text for which the empty string means "no value": read as None (documented)."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        return super()._deserialize(value, attr, data, **kwargs) or None
+
+
+class EmailAddress(ClearableText):
+    """An address such as romain@example.com; the empty string clears it (documented)."""
+
+    default_error_messages = {"not_email": "Must be an email address."}
+    _valid = validate.Email()
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        email = super()._deserialize(value, attr, data, **kwargs)
+        if email is not None:
+            try:
+                self._valid(email)
+            except ValidationError as error:
+                raise self.make_error("not_email") from error
+        return email
+
+
+class ContactId(Text):
+    """A UUID with hyphens, read in either case, returned in lower case."""
+
+    default_error_messages = {
+        "null": "May not be null: leave it out instead.",
+        "not_uuid": "Must be a UUID, for example 0197c1de-52ab-7cc3-9f3e-4a8d1f0c2b6e.",
+    }
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        text = super()._deserialize(value, attr, data, **kwargs)
+        if not _UUID.fullmatch(text):
+            raise self.make_error("not_uuid")
+        return text.lower()
+
+
+class PhoneNumber(Text):
+    """A phone number in any reasonable spelling, returned as E.164.
+
+    Without a leading + it is read as `default_region` dials it. Possible numbers are enough:
+    fictional ones such as +1 415 555 0123 must work (ours). Letters and extensions are refused
+    rather than read as some other number.
+    """
+
+    default_error_messages = {
+        "null": "May not be null: leave it out instead.",
+        "no_plus": "Must start with + and the country code, for example +14155550123.",
+        "not_phone": "Must be a phone number, for example +14155550123.",
+        "impossible": "Can't be a phone number: its length or country code does not exist.",
+    }
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        text = super()._deserialize(value, attr, data, **kwargs)
+        # Invisible direction marks come along when a number is copied from a contacts app.
+        match = _PHONE.fullmatch("".join(c for c in text if unicodedata.category(c) != "Cf"))
+        if not match:
+            raise self.make_error("not_phone")
+        plus, region = match[1], default_region.get()
+        if not plus and region is None:
+            raise self.make_error("no_plus")
+        try:
+            number = phonenumbers.parse(plus + "".join(filter(str.isdecimal, text)), region)
+        except phonenumbers.NumberParseException as error:
+            raise self.make_error("impossible") from error
+        _drop_retired_mexican_prefix(number)
+        possible = phonenumbers.is_possible_number_with_reason(number)
+        if possible != phonenumbers.ValidationResult.IS_POSSIBLE:
+            raise self.make_error("impossible")
+        return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+class TagList(Text):
+    """Tags as CSV, returned as a list without blanks, empty pieces and duplicates (ours)."""
+
+    default_error_messages = {
+        "null": 'May not be null: pass "" to remove all tags, or leave it out.',
+        "too_many": "Must be at most {limit} tags.",
+        "tag_too_long": "Each tag must be at most {limit} characters long.",
+    }
+    most_tags = 100
+    longest_tag = 64
+
+    def __init__(self, **kwargs):
+        super().__init__(limit=None, **kwargs)
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        text = super()._deserialize(value, attr, data, **kwargs)
+        tags = list(dict.fromkeys(tag for piece in text.split(",") if (tag := piece.strip())))
+        if len(tags) > self.most_tags:
+            raise self.make_error("too_many", limit=self.most_tags)
+        if any(len(tag) > self.longest_tag for tag in tags):
+            raise self.make_error("tag_too_long", limit=self.longest_tag)
+        return tags
+
+
+class Metadata(fields.Field):
+    """A JSON object. Its size is the store's rule, since only the merged result counts."""
+
+    default_error_messages = {
+        "invalid": "Must be a JSON object.",
+        "null": "May not be null: leave it out instead.",
+        "unstorable": "Must not contain NUL or a lone surrogate, in keys or in values.",
+    }
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if not isinstance(value, dict):
+            raise self.make_error("invalid")
+        if not all(_storable(text) for text in _texts(value)):
+            raise self.make_error("unstorable")
+        return value
+
+
+class Body(Schema):
+    """A JSON object without unknown fields: a typo must not be ignored in silence (ours)."""
+
+    error_messages = {"unknown": "Unknown field: check its spelling."}
+
+
+class ContactReference(Body):
+    """Which contact: by id, by phone, or by both, which must then agree."""
+
+    contact_id = ContactId()
+    phone = PhoneNumber()
+
+    @validates_schema
+    def _one_is_given(self, data, **kwargs):
+        if not data.keys() & {"contact_id", "phone"}:
+            text = "Pass contact_id or phone: at least one of them is required."
+            raise ValidationError({"contact_id": [text], "phone": [text]})
+
+
+class UpdateContact(ContactReference):
+    """The body of update-contact."""
+
+    name = ClearableText()
+    email = EmailAddress()
+    tags = TagList()
+    metadata = Metadata()
+
+
+class UpdatedContact(Schema):
+    """The documented answer of update-contact, keys in the documented order."""
+
+    id = fields.String()
+    phone = fields.String()
+    name = fields.String(allow_none=True)
+    email = fields.String(allow_none=True)
+    tags = fields.List(fields.String())
+    updated_at = fields.AwareDateTime(format="iso")
+
+
+def _storable(text: str) -> bool:
+    if text.isascii():
+        return "\0" not in text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
+
+
+def _texts(value):
+    """Every key and every string in a JSON value, however deeply nested."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            pending.extend(value)
+            pending.extend(value.values())
+        elif isinstance(value, list):
+            pending.extend(value)
+
+
+def _drop_retired_mexican_prefix(number: phonenumbers.PhoneNumber):
+    """WhatsApp still writes Mexican mobiles as +52 1 and ten digits; the 1 is gone since 2019."""
+    if number.country_code == 52 and 10**10 <= number.national_number < 2 * 10**10:
+        number.national_number -= 10**10
