@@ -28,6 +28,7 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
+import openapi
 import schemas
 from store import (
     DEFAULT_WORKSPACE,
@@ -39,6 +40,7 @@ from store import (
     Store,
     StoreUnavailable,
     Token,
+    TooManyTags,
 )
 
 BODY_LIMIT = 1024 * 1024
@@ -51,7 +53,16 @@ error_log = logging.getLogger("contacts.error")
 api = Blueprint("api", __name__)
 
 update_contact_body = schemas.UpdateContact()
-updated_contact = schemas.UpdatedContact()
+create_contact_body = schemas.CreateContact()
+get_contact_body = schemas.GetContact()
+search_contacts_body = schemas.SearchContacts()
+tag_body = schemas.TagContact()
+updated_contact_answer = schemas.UpdatedContact()
+contact_answer = schemas.Contact()
+found_contacts_answer = schemas.FoundContact(many=True)
+tag_added_answer = schemas.TagAdded()
+tag_removed_answer = schemas.TagRemoved()
+me_answer = schemas.Me()
 
 
 def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = False) -> Flask:
@@ -80,6 +91,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         room.init_app(app)
     app.register_blueprint(api, url_prefix="/api/v1", name="api")
     app.register_blueprint(api, url_prefix="/v1", name="v1")
+    app.add_url_rule("/healthz", view_func=healthz)
     app.before_request(start_clock)
     app.after_request(log_request)
     for error, handler in ERROR_HANDLERS.items():
@@ -152,6 +164,8 @@ def bearer(app: Flask, authorization: str | None) -> Token | None:
 @api.before_request
 def authenticate():
     """Decides before a byte of the body is read (ours)."""
+    if getattr(current_app.view_functions[request.endpoint], "public", False):
+        return
     g.token = bearer(current_app, request.headers.get("Authorization"))
     if g.token is None:
         raise Unauthorized
@@ -165,6 +179,12 @@ def refuses_by_header(app: Flask, headers: Mapping[str, str]) -> bool:
     if int(headers.get("CONTENT_LENGTH", 0)) > BODY_LIMIT:
         return True
     return bearer(app, headers.get("AUTHORIZATION")) is None
+
+
+def public(view):
+    """The view may be called without a token."""
+    view.public = True
+    return view
 
 
 # What goes in and out
@@ -190,6 +210,7 @@ def takes(schema: Schema):
             schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
             return view(**schema.load(read_json()))
 
+        wrapper.takes = schema
         return wrapper
 
     return decorate
@@ -203,6 +224,7 @@ def gives(schema: Schema, status: int = 200):
         def wrapper(**kwargs):
             return schema.dump(view(**kwargs)), status
 
+        wrapper.gives = schema, status
         return wrapper
 
     return decorate
@@ -312,6 +334,9 @@ ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
         415, "Send JSON, with the header Content-Type: application/json."
     ),
     ValidationError: lambda error: invalid(error.normalized_messages()),
+    TooManyTags: lambda _: invalid(
+        {"tag": [f"The contact has {schemas.TagList.most_tags} tags already: remove one first."]}
+    ),
     MetadataTooLarge: lambda _: invalid(
         {"metadata": [f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."]}
     ),
@@ -358,10 +383,81 @@ def loggable_path() -> str:
 
 @api.post("/actions/update-contact")
 @takes(update_contact_body)
-@gives(updated_contact)
+@gives(updated_contact_answer)
 def update_contact(**fields):
-    """Writes the fields that are given to the contact with that id or phone."""
+    """Write the fields that are given to the contact with that id or phone."""
     return store().update_contact(g.token.workspace_id, **fields)
+
+
+@api.post("/actions/create-contact")
+@takes(create_contact_body)
+@gives(updated_contact_answer, 201)
+def create_contact(**fields):
+    """Make a contact, or update the one that has the phone."""
+    return store().create_contact(g.token.workspace_id, **fields)
+
+
+@api.post("/actions/get-contact")
+@takes(get_contact_body)
+@gives(contact_answer)
+def get_contact(**reference):
+    """Return all that is known of the contact with that id, phone or email."""
+    return store().get_contact(g.token.workspace_id, **reference)
+
+
+@api.post("/actions/search-contacts")
+@takes(search_contacts_body)
+@gives(found_contacts_answer)
+def search_contacts(**filters):
+    """List at most 50 contacts that meet every filter, most recently updated first."""
+    return store().search_contacts(g.token.workspace_id, **filters)
+
+
+@api.post("/actions/add-tag")
+@takes(tag_body)
+@gives(tag_added_answer)
+def add_tag(tag, **reference):
+    """Add one tag to the contact with that id or phone."""
+    contact = store().add_tag(
+        g.token.workspace_id, tag=tag, most_tags=schemas.TagList.most_tags, **reference
+    )
+    return {**contact, "tag_added": tag}
+
+
+@api.post("/actions/remove-tag")
+@takes(tag_body)
+@gives(tag_removed_answer)
+def remove_tag(tag, **reference):
+    """Remove one tag from the contact with that id or phone."""
+    return {
+        **store().remove_tag(g.token.workspace_id, tag=tag, **reference),
+        "tag_removed": tag,
+    }
+
+
+@api.get("/me")
+@gives(me_answer)
+def me():
+    """Say whose token it is: the cheapest way to try one."""
+    return {
+        "id": g.token.id,
+        "email": f"token-{g.token.id}@qyvo-standin.invalid",
+        "name": g.token.name,
+        "tenant": store().workspace(g.token.workspace_id),
+    }
+
+
+@api.get("/openapi.json")
+@public
+def openapi_json():
+    """Return the OpenAPI document of every call."""
+    return openapi.document(current_app)
+
+
+def healthz():
+    """For a load balancer: whether the database answers."""
+    store().ping()
+    return {"status": "ok"}
 
 
 def store() -> Store:

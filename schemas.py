@@ -28,6 +28,7 @@ class Text(fields.String):
 
     default_error_messages = {
         "invalid": "Must be a string.",
+        "required": "Is required.",
         "null": 'May not be null: pass "" to clear it, or leave it out.',
         "too_long": "Must be at most {limit} characters long.",
         "unstorable": "Must not contain NUL or a lone surrogate.",
@@ -46,27 +47,35 @@ class Text(fields.String):
         return text
 
 
-class ClearableText(Text):
-    """Text for which the empty string means "no value": read as None (documented)."""
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        return super()._deserialize(value, attr, data, **kwargs) or None
-
-
-class EmailAddress(ClearableText):
-    """An address such as romain@example.com; the empty string clears it (documented)."""
+class EmailAddress(Text):
+    """An address such as romain@example.com."""
 
     default_error_messages = {"not_email": "Must be an email address."}
     _valid = validate.Email()
 
     def _deserialize(self, value, attr, data, **kwargs):
         email = super()._deserialize(value, attr, data, **kwargs)
-        if email is not None:
-            try:
-                self._valid(email)
-            except ValidationError as error:
-                raise self.make_error("not_email") from error
-        return email
+        try:
+            return self._valid(email)
+        except ValidationError as error:
+            raise self.make_error("not_email") from error
+
+
+class Clearable:
+    """The empty string means "no value", and is read as None (documented)."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if isinstance(value, str) and not value.strip():
+            return None
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class ClearableText(Clearable, Text):
+    """Text or nothing."""
+
+
+class ClearableEmail(Clearable, EmailAddress):
+    """An email address or nothing."""
 
 
 class ContactId(Text):
@@ -160,6 +169,27 @@ class Metadata(fields.Field):
         return value
 
 
+class Tag(Text):
+    """One tag. Without a comma, which could not be written back through a TagList (ours)."""
+
+    default_error_messages = {
+        "null": "May not be null.",
+        "empty": "May not be empty.",
+        "comma": "Must not contain a comma.",
+    }
+
+    def __init__(self, **kwargs):
+        super().__init__(limit=TagList.longest_tag, **kwargs)
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        tag = super()._deserialize(value, attr, data, **kwargs)
+        if not tag:
+            raise self.make_error("empty")
+        if "," in tag:
+            raise self.make_error("comma")
+        return tag
+
+
 class Body(Schema):
     """A JSON object without unknown fields: a typo must not be ignored in silence (ours)."""
 
@@ -169,34 +199,139 @@ class Body(Schema):
 class ContactReference(Body):
     """Which contact: by id, by phone, or by both, which must then agree."""
 
+    at_least_one_of = ("contact_id", "phone")
+
     contact_id = ContactId()
     phone = PhoneNumber()
 
     @validates_schema
     def _one_is_given(self, data, **kwargs):
-        if not data.keys() & {"contact_id", "phone"}:
+        if not data.keys() & set(self.at_least_one_of):
             text = "Pass contact_id or phone: at least one of them is required."
-            raise ValidationError({"contact_id": [text], "phone": [text]})
+            raise ValidationError({field: [text] for field in self.at_least_one_of})
 
 
-class UpdateContact(ContactReference):
-    """The body of update-contact."""
+class ContactFields(Body):
+    """What can be written to a contact."""
 
     name = ClearableText()
-    email = EmailAddress()
+    email = ClearableEmail()
     tags = TagList()
     metadata = Metadata()
+
+
+class UpdateContact(ContactReference, ContactFields):
+    """The body of update-contact."""
+
+
+class CreateContact(ContactFields):
+    """The body of create-contact."""
+
+    phone = PhoneNumber(required=True)
+
+
+class GetContact(Body):
+    """The body of get-contact: one of three ways to name a contact."""
+
+    exactly_one_of = ("contact_id", "phone", "email")
+
+    contact_id = ContactId()
+    phone = PhoneNumber()
+    email = EmailAddress()
+
+    @validates_schema
+    def _one_is_given(self, data, **kwargs):
+        if len(data) != 1:
+            text = "Pass exactly one of contact_id, phone and email."
+            raise ValidationError({field: [text] for field in self.exactly_one_of})
+
+
+class SearchContacts(Body):
+    """The body of search-contacts. An empty string is no filter."""
+
+    query = Text()
+    tag = Text()
+    email = Text()
+
+
+class TagContact(ContactReference):
+    """The body of add-tag and remove-tag."""
+
+    tag = Tag(required=True)
 
 
 class UpdatedContact(Schema):
     """The documented answer of update-contact, keys in the documented order."""
 
-    id = fields.String()
+    id = fields.UUID()
     phone = fields.String()
     name = fields.String(allow_none=True)
     email = fields.String(allow_none=True)
     tags = fields.List(fields.String())
     updated_at = fields.AwareDateTime(format="iso")
+
+
+class FoundContact(Schema):
+    """An entry in the answer of search-contacts."""
+
+    id = fields.UUID()
+    phone = fields.String()
+    name = fields.String(allow_none=True)
+    email = fields.String(allow_none=True)
+    source = fields.String(validate=validate.OneOf(["api", "csv_import", "manual"]))
+    tags = fields.List(fields.String())
+    last_message_at = fields.AwareDateTime(format="iso", allow_none=True, dump_default=None)
+    created_at = fields.AwareDateTime(format="iso")
+
+
+class Contact(FoundContact):
+    """The answer of get-contact. This service sends no messages: what tells of them is empty."""
+
+    locale = fields.String(allow_none=True, dump_default=None)
+    metadata = fields.Dict()
+    opted_in_at = fields.AwareDateTime(format="iso", allow_none=True, dump_default=None)
+    opted_out_at = fields.AwareDateTime(format="iso", allow_none=True, dump_default=None)
+    total_messages = fields.Integer(dump_default=0)
+
+    class Meta:
+        fields = (
+            *("id", "phone", "name", "email", "source", "locale", "metadata", "tags"),
+            *("opted_in_at", "opted_out_at", "last_message_at", "total_messages", "created_at"),
+        )
+
+
+class TagAdded(Schema):
+    """The answer of add-tag."""
+
+    id = fields.UUID()
+    phone = fields.String()
+    tag_added = fields.String()
+    tags = fields.List(fields.String())
+
+
+class TagRemoved(Schema):
+    """The answer of remove-tag."""
+
+    id = fields.UUID()
+    phone = fields.String()
+    tag_removed = fields.String()
+    tags = fields.List(fields.String())
+
+
+class Tenant(Schema):
+    """A workspace, under the vendor's name for it."""
+
+    id = fields.UUID()
+    name = fields.String()
+
+
+class Me(Schema):
+    """The answer of me: whose token it is."""
+
+    id = fields.Integer()
+    email = fields.Email()
+    name = fields.String(allow_none=True)
+    tenant = fields.Nested(Tenant)
 
 
 def _storable(text: str) -> bool:

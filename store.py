@@ -6,10 +6,12 @@ Times are stored as microseconds since the epoch, tags and metadata as compact J
 import hashlib
 import json
 import os
+import re
 import secrets
 import sqlite3
 import threading
 import time
+import unicodedata
 import uuid
 from collections import deque
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 METADATA_LIMIT = 64 * 1024
+SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
 DEFAULT_WORKSPACE = "default"
 
@@ -63,6 +66,71 @@ MIGRATIONS = [
         ) STRICT
         """,
     ],
+    [
+        # metadata is last, so that a large one is not in the way of the other columns. `folded` is
+        # name and email as a search compares them.
+        """
+        CREATE TABLE new_contact (
+            number INTEGER PRIMARY KEY,
+            workspace_id INTEGER NOT NULL REFERENCES workspace (id) ON DELETE CASCADE,
+            id TEXT NOT NULL,
+            phone TEXT NOT NULL,
+            name TEXT,
+            email TEXT,
+            folded TEXT NOT NULL,
+            source TEXT NOT NULL CHECK (source IN ('api', 'csv_import', 'manual')),
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL,
+            tags TEXT NOT NULL CHECK (json_valid(tags) AND json_type(tags) = 'array'),
+            metadata TEXT NOT NULL CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+            UNIQUE (workspace_id, phone),
+            UNIQUE (workspace_id, id)
+        ) STRICT
+        """,
+        """
+        INSERT INTO new_contact
+            SELECT number + (workspace_id << 40), workspace_id, id, phone, name, email,
+                folded(name, email), 'api', created_at, updated_at, tags, metadata
+            FROM contact
+        """,
+        "DROP TABLE contact",
+        "ALTER TABLE new_contact RENAME TO contact",
+        # Holds all that a search compares, so that walking it reads no row that does not match.
+        """
+        CREATE INDEX contact_by_recency
+            ON contact (workspace_id, updated_at DESC, number DESC, folded, phone, tags)
+        """,
+        """
+        CREATE VIRTUAL TABLE contact_trigram
+            USING fts5 (folded, phone, tags, content = '', tokenize = 'trigram')
+        """,
+        # Contacts whose trigrams are not up to date, with the text that was indexed, if any was.
+        """
+        CREATE TABLE unindexed (
+            number INTEGER PRIMARY KEY,
+            folded TEXT,
+            phone TEXT,
+            tags TEXT
+        ) STRICT
+        """,
+        "INSERT INTO unindexed (number) SELECT number FROM contact",
+        """
+        CREATE TRIGGER contact_inserted AFTER INSERT ON contact BEGIN
+            INSERT OR IGNORE INTO unindexed (number) VALUES (new.number);
+        END
+        """,
+        """
+        CREATE TRIGGER contact_changed AFTER UPDATE OF folded, tags ON contact
+        WHEN old.folded != new.folded OR old.tags != new.tags BEGIN
+            INSERT OR IGNORE INTO unindexed VALUES (old.number, old.folded, old.phone, old.tags);
+        END
+        """,
+        """
+        CREATE TRIGGER contact_deleted AFTER DELETE ON contact BEGIN
+            INSERT OR IGNORE INTO unindexed VALUES (old.number, old.folded, old.phone, old.tags);
+        END
+        """,
+    ],
 ]
 
 
@@ -72,6 +140,10 @@ class ContactNotFound(LookupError):
 
 class MetadataTooLarge(ValueError):
     """Merged, the contact's metadata would be larger than METADATA_LIMIT bytes."""
+
+
+class TooManyTags(ValueError):
+    """With one more tag the contact would have more than the caller allows."""
 
 
 class NameTaken(ValueError):
@@ -199,7 +271,27 @@ class Store:
         with self._transaction() as db:
             return db.execute("DELETE FROM token WHERE name = ?", (name,)).rowcount == 1
 
+    def workspace(self, workspace_id: int) -> dict[str, str]:
+        """The workspace's `id`, a UUID, and its `name`."""
+        with self._reading() as db:
+            return db.execute(
+                "SELECT uuid AS id, name FROM workspace WHERE id = ?", (workspace_id,)
+            ).fetchone()
+
     # Contacts
+
+    def create_contact(
+        self, workspace_id: int, *, phone: str, source: str = "api", **fields: Any
+    ) -> dict[str, Any]:
+        """Upsert by phone: a new contact, or update_contact's rules for the one that has it.
+
+        `source` says how a new contact came in. Raises MetadataTooLarge.
+        """
+        with self._transaction() as db:
+            row = _find(db, workspace_id, phone=phone)
+            if row:
+                return _contact(_change(db, row, fields))
+            return _contact(_insert(db, workspace_id, {"phone": phone, "source": source, **fields}))
 
     def update_contact(
         self,
@@ -216,8 +308,69 @@ class Store:
         Raises ContactNotFound and MetadataTooLarge.
         """
         with self._transaction() as db:
-            row = _find(db, workspace_id, contact_id, phone)
+            row = _required(_find(db, workspace_id, contact_id, phone))
             return _contact(_change(db, row, changes))
+
+    def add_tag(
+        self,
+        workspace_id: int,
+        *,
+        tag: str,
+        most_tags: int,
+        contact_id: str | None = None,
+        phone: str | None = None,
+    ) -> dict[str, Any]:
+        """The contact, with the tag last unless it was there.
+
+        Raises ContactNotFound, and TooManyTags rather than give it more than `most_tags`.
+        """
+        with self._transaction() as db:
+            row = _required(_find(db, workspace_id, contact_id, phone))
+            tags = list(dict.fromkeys([*json.loads(row["tags"]), tag]))
+            if len(tags) > most_tags:
+                raise TooManyTags
+            return _contact(_change(db, row, {"tags": tags}))
+
+    def remove_tag(
+        self,
+        workspace_id: int,
+        *,
+        tag: str,
+        contact_id: str | None = None,
+        phone: str | None = None,
+    ) -> dict[str, Any]:
+        """The contact without the tag. Raises ContactNotFound."""
+        with self._transaction() as db:
+            row = _required(_find(db, workspace_id, contact_id, phone))
+            tags = [kept for kept in json.loads(row["tags"]) if kept != tag]
+            return _contact(_change(db, row, {"tags": tags}))
+
+    def get_contact(
+        self,
+        workspace_id: int,
+        *,
+        contact_id: str | None = None,
+        phone: str | None = None,
+        email: str | None = None,
+    ) -> dict[str, Any]:
+        """The contact with that id, phone or email; of several with one email the most recently
+        updated. Raises ContactNotFound.
+        """
+        with self._reading() as db:
+            if email:
+                return _contact(_required(next(iter(_search(db, workspace_id, email=email)), None)))
+            return _contact(_required(_find(db, workspace_id, contact_id, phone)))
+
+    def search_contacts(
+        self, workspace_id: int, *, query: str = "", tag: str = "", email: str = ""
+    ) -> list[dict[str, Any]]:
+        """At most SEARCH_LIMIT contacts that meet every filter, most recently updated first.
+
+        `query` is a part of the name, the email or the phone, in any case and spelling; `tag` and
+        `email` are compared whole, `email` in any case. An empty string is no filter.
+        """
+        with self._reading() as db:
+            return [_contact(row) for row in _search(db, workspace_id, query, tag, email)]
 
     # Connections
 
@@ -225,6 +378,11 @@ class Store:
         """Make or migrate the file, and see that it can be written, before the first call does."""
         with self._transaction():
             pass
+
+    def ping(self):
+        """Raise what keeps the database from answering."""
+        with self._reading() as db:
+            db.execute("SELECT 1 FROM contact LIMIT 1").fetchone()
 
     def close(self):
         """Close every connection. The next call opens new ones."""
@@ -292,6 +450,7 @@ class Store:
         if version == len(MIGRATIONS):
             return
         db.execute("PRAGMA journal_mode = WAL")
+        db.create_function("folded", 2, _folded, deterministic=True)
         with _committed(db):
             version = self._version(db)  # another process may have migrated it in the meantime
             for step in MIGRATIONS[version:]:
@@ -317,15 +476,22 @@ class Store:
 
 
 def _find(
-    db: sqlite3.Connection, workspace_id: int, contact_id: str | None, phone: str | None
-) -> dict[str, Any]:
-    """The row that the id, the phone or both of them name; raises ContactNotFound."""
+    db: sqlite3.Connection,
+    workspace_id: int,
+    contact_id: str | None = None,
+    phone: str | None = None,
+) -> dict[str, Any] | None:
+    """The row that the id, the phone or both of them name."""
     if contact_id:
         query, value = "SELECT * FROM contact WHERE workspace_id = ? AND id = ?", contact_id
     else:
         query, value = "SELECT * FROM contact WHERE workspace_id = ? AND phone = ?", phone
     row = db.execute(query, (workspace_id, value)).fetchone()
-    if row is None or (phone and row["phone"] != phone):
+    return row if row and phone in (None, row["phone"]) else None
+
+
+def _required(row: dict[str, Any] | None) -> dict[str, Any]:
+    if row is None:
         raise ContactNotFound
     return row
 
@@ -333,23 +499,41 @@ def _find(
 def _insert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
     now = _now()
     row = {
+        "number": _next_number(db, workspace_id),
         "workspace_id": workspace_id,
         "id": str(uuid.uuid4()),
         "name": None,
         "email": None,
+        "source": "api",
+        "created_at": now,
+        "updated_at": now,
         **fields,
         "tags": _json(fields.get("tags", [])),
         "metadata": _merged("{}", fields.get("metadata", {})),
-        "created_at": now,
-        "updated_at": now,
     }
+    row["folded"] = _folded(row["name"], row["email"])
     db.execute(
-        "INSERT INTO contact (workspace_id, id, phone, name, email, tags, metadata, created_at,"
-        " updated_at) VALUES (:workspace_id, :id, :phone, :name, :email, :tags, :metadata,"
-        " :created_at, :updated_at)",
+        "INSERT INTO contact (number, workspace_id, id, phone, name, email, folded, tags, metadata,"
+        " source, created_at, updated_at) VALUES (:number, :workspace_id, :id, :phone, :name,"
+        " :email, :folded, :tags, :metadata, :source, :created_at, :updated_at)",
         row,
     )
+    _index(db)
     return row
+
+
+def _next_number(db: sqlite3.Connection, workspace_id: int) -> int:
+    """The numbers of a workspace's contacts lie together, which binds a trigram search to it."""
+    first, last = _numbers(workspace_id)
+    row = db.execute(
+        "SELECT number FROM contact WHERE number BETWEEN ? AND ? ORDER BY number DESC LIMIT 1",
+        (first, last),
+    ).fetchone()
+    return (row["number"] if row else first) + 1
+
+
+def _numbers(workspace_id: int) -> tuple[int, int]:
+    return workspace_id << 40, (workspace_id + 1 << 40) - 1
 
 
 def _change(db: sqlite3.Connection, row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -361,12 +545,15 @@ def _change(db: sqlite3.Connection, row: dict[str, Any], changes: dict[str, Any]
         changed["metadata"] = _merged(row["metadata"], changes["metadata"])
     if changed == row:
         return row
+    changed["folded"] = _folded(changed["name"], changed["email"])
     changed["updated_at"] = _now()
     db.execute(
-        "UPDATE contact SET name = :name, email = :email, tags = :tags, metadata = :metadata,"
-        " updated_at = :updated_at WHERE number = :number",
+        "UPDATE contact SET name = :name, email = :email, folded = :folded, tags = :tags,"
+        " metadata = :metadata, updated_at = :updated_at WHERE number = :number",
         changed,
     )
+    if (changed["folded"], changed["tags"]) != (row["folded"], row["tags"]):
+        _index(db)
     return changed
 
 
@@ -376,6 +563,135 @@ def _merged(stored: str, given: dict[str, Any]) -> str:
     if len(text.encode()) > METADATA_LIMIT:
         raise MetadataTooLarge
     return text
+
+
+# Search
+
+# A separator that _folded() keeps out of names, so that an address can be compared whole.
+_BETWEEN_FIELDS = "\x1f"
+_PHONE_QUERY = re.compile(r"[\d\s().+-]*\d[\d\s().+-]*")
+
+# Writing trigrams costs FTS5 about as much for one contact as for fifty, so they are written in
+# bulk; a search looks at the few that wait one by one.
+_INDEX_AT = 500
+
+# What bounds the time of a search by trigrams. The candidates are the contacts that match and were
+# created last and, when there are more than _CANDIDATES, also those that match among the _WINDOW
+# most recently updated. Only a search that both bounds cut short may miss an older contact that
+# was updated more recently than one it returns.
+_CANDIDATES = 3000
+_WINDOW = 50_000
+
+_MEETS_FILTERS = """
+    (instr(folded, :text) OR (:digits != '' AND instr(phone, :digits)))
+    AND instr(folded, :email) AND instr(tags, :tag)
+"""
+_MATCHES = """
+    SELECT rowid FROM contact_trigram
+    WHERE contact_trigram MATCH :trigrams AND rowid BETWEEN :first AND :last
+"""
+_COUNT = f"SELECT count(*) AS count FROM ({_MATCHES} LIMIT :candidates + 1)"  # noqa: S608
+_SORT = f"""
+    SELECT number FROM contact NOT INDEXED
+    WHERE number IN (
+        SELECT rowid FROM ({_MATCHES} ORDER BY rowid DESC LIMIT :candidates)
+        UNION SELECT number FROM unindexed WHERE number BETWEEN :first AND :last
+        UNION SELECT number FROM (
+            SELECT number FROM (
+                SELECT number, folded, phone, tags
+                FROM contact INDEXED BY contact_by_recency WHERE workspace_id = :workspace_id
+                ORDER BY updated_at DESC, number DESC LIMIT :window
+            ) WHERE {_MEETS_FILTERS} LIMIT :limit
+        )
+    ) AND {_MEETS_FILTERS}
+    ORDER BY updated_at DESC, number DESC LIMIT :limit
+"""  # noqa: S608, the parts are constants
+_WALK = f"""
+    SELECT number FROM contact INDEXED BY contact_by_recency
+    WHERE workspace_id = :workspace_id AND {_MEETS_FILTERS}
+    ORDER BY updated_at DESC, number DESC LIMIT :limit
+"""  # noqa: S608, the parts are constants
+_FETCH = """
+    SELECT * FROM contact NOT INDEXED WHERE number IN ({})
+    ORDER BY updated_at DESC, number DESC
+"""
+
+
+def _search(
+    db: sqlite3.Connection, workspace_id: int, query: str = "", tag: str = "", email: str = ""
+) -> list[dict[str, Any]]:
+    """The rows that meet the filters, most recently updated first, by trigrams or by a walk."""
+    first, last = _numbers(workspace_id)
+    filters = {
+        "text": _fold(query),
+        "digits": _phone_part(query),
+        "email": email and f"{_BETWEEN_FIELDS}{_fold(email)}{_BETWEEN_FIELDS}",
+        "tag": tag and _json(tag),
+        "workspace_id": workspace_id,
+        "first": first,
+        "last": last,
+        "candidates": _CANDIDATES,
+        "limit": SEARCH_LIMIT,
+    }
+    filters["trigrams"] = _trigrams(filters)
+    if not filters["trigrams"]:
+        return db.execute(_FETCH.format(_WALK), filters).fetchall()
+    many = db.execute(_COUNT, filters).fetchone()["count"] > _CANDIDATES
+    return db.execute(_FETCH.format(_SORT), {**filters, "window": _WINDOW * many}).fetchall()
+
+
+def _phone_part(query: str) -> str:
+    """What to look for in E.164 when the query is the digits and punctuation of a phone number."""
+    if not _PHONE_QUERY.fullmatch(query):
+        return ""
+    plus = "+" if query.lstrip(" (").startswith("+") else ""
+    return plus + "".join(str(int(c)) for c in query if c.isdecimal())
+
+
+def _trigrams(filters: dict[str, Any]) -> str:
+    """The filters that trigrams can tell, as an FTS5 expression; empty when there are none."""
+    text, digits = filters["text"], filters["digits"]
+    terms = []
+    if len(text) >= 3 and (not digits or len(digits) >= 3):
+        in_phone = f" OR phone : {_phrase(digits)}" if digits else ""
+        terms.append(f"(folded : {_phrase(text)}{in_phone})")
+    for column, needle in [("folded", filters["email"]), ("tags", filters["tag"])]:
+        if needle:
+            terms.append(f"{column} : {_phrase(needle)}")
+    return " AND ".join(terms)
+
+
+def _phrase(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def _index(db: sqlite3.Connection):
+    """Bring the trigrams up to date once enough contacts wait for it."""
+    if db.execute("SELECT count(*) AS count FROM unindexed").fetchone()["count"] < _INDEX_AT:
+        return
+    db.execute(
+        "INSERT INTO contact_trigram (contact_trigram, rowid, folded, phone, tags)"
+        " SELECT 'delete', number, folded, phone, tags FROM unindexed WHERE folded IS NOT NULL"
+    )
+    db.execute(
+        "INSERT INTO contact_trigram (rowid, folded, phone, tags)"
+        " SELECT number, folded, phone, tags FROM contact"
+        " WHERE number IN (SELECT number FROM unindexed)"
+    )
+    db.execute("DELETE FROM unindexed")
+
+
+def _folded(name: str | None, email: str | None) -> str:
+    """Name and email as a search compares them: `separator name separator email separator`."""
+    return _BETWEEN_FIELDS.join(["", _fold(name or ""), _fold(email or ""), ""])
+
+
+def _fold(text: str) -> str:
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return folded.replace(_BETWEEN_FIELDS, " ")
+
+
+# Rows and values
 
 
 def _contact(row: dict[str, Any]) -> dict[str, Any]:
