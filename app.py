@@ -62,7 +62,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     """
     import cli  # which imports this module for its commands
 
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.json = CompactJSON(app)
     app.url_map.merge_slashes = False
     app.config.update(read_settings(settings))
