@@ -334,7 +334,7 @@ def log_request(response: Response) -> Response:
     access_log.info(
         "%s %s %s %d %.1fms %s",
         datetime.now(UTC).isoformat(timespec="milliseconds"),
-        request.method,
+        request.method if re.fullmatch(r"[A-Z]{1,16}", request.method) else "…",
         loggable_path(),
         response.status_code,
         (time.perf_counter() - g.started) * 1000,
