@@ -73,7 +73,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     """
     import cli  # which imports this module for its commands
 
-    app = Flask(__name__)
+    app = Flask(__name__, static_folder=None)
     app.json = CompactJSON(app)
     app.url_map.merge_slashes = False
     app.config.update(read_settings(settings))
@@ -359,7 +359,7 @@ def log_request(response: Response) -> Response:
     access_log.info(
         "%s %s %s %d %.1fms %s",
         datetime.now(UTC).isoformat(timespec="milliseconds"),
-        request.method,
+        request.method if re.fullmatch(r"[A-Z]{1,16}", request.method) else "…",
         loggable_path(),
         response.status_code,
         (time.perf_counter() - g.started) * 1000,

@@ -117,8 +117,16 @@ class PhoneNumber(Text):
         plus, region = match[1], default_region.get()
         if not plus and region is None:
             raise self.make_error("no_plus")
+        dialled = plus + "".join(filter(str.isdecimal, text))
+        e164 = self._e164(dialled, region)
+        # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
+        if e164 != dialled and self._e164(e164, None) != e164:
+            raise self.make_error("impossible")
+        return e164
+
+    def _e164(self, dialled: str, region: str | None) -> str:
         try:
-            number = phonenumbers.parse(plus + "".join(filter(str.isdecimal, text)), region)
+            number = phonenumbers.parse(dialled, region)
         except phonenumbers.NumberParseException as error:
             raise self.make_error("impossible") from error
         _drop_retired_mexican_prefix(number)

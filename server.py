@@ -108,7 +108,7 @@ class LingeringChannel(HTTPChannel):
 
 
 class Server:
-    """Listens from the moment it is made; `url` says where."""
+    """Listens, and heeds SIGTERM and Ctrl-C, from the moment it is made; `url` says where."""
 
     def __init__(
         self,
@@ -143,13 +143,13 @@ class Server:
             {"parser_class": staticmethod(partial(HeaderFirstParser, refuses=refuses))},
         )
         self._stopping = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
         name = f"[{host}]" if family == socket.AF_INET6 else host
         self.url = f"http://{name}:{listener.getsockname()[1]}"
 
     def run(self):
         """Serve until SIGTERM or Ctrl-C, then answer what has been asked and return."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._stop)
         while not self._stopping:
             self._turn()
         wasyncore.dispatcher.close(self._server)

@@ -446,13 +446,14 @@ class Store:
 
     def _migrate(self, db: sqlite3.Connection):
         """Bring the file up to date, or refuse it. Does nothing to a file that is."""
-        version = self._version(db)
+        with _committed(db, "BEGIN"):  # one snapshot, though another process may be migrating it
+            version = self._version(db)
         if version == len(MIGRATIONS):
             return
-        db.execute("PRAGMA journal_mode = WAL")
+        _turn_on_wal(db)
         db.create_function("folded", 2, _folded, deterministic=True)
         with _committed(db):
-            version = self._version(db)  # another process may have migrated it in the meantime
+            version = self._version(db)  # another process may have migrated it by now
             for step in MIGRATIONS[version:]:
                 for statement in step:
                     db.execute(statement)
@@ -730,9 +731,22 @@ def _make_private(path: Path):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
+def _turn_on_wal(db: sqlite3.Connection):
+    """Waits for other processes here, since SQLite's busy handler does not for this pragma."""
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+
+
 @contextmanager
-def _committed(db: sqlite3.Connection) -> Iterator[None]:
-    db.execute("BEGIN IMMEDIATE")
+def _committed(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+    db.execute(begin)
     try:
         yield
         db.execute("COMMIT")

@@ -1,0 +1,232 @@
+"""Fixtures as in Flask's tutorial, and the real server as a subprocess."""
+
+import http.client
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import pytest
+
+from app import create_app
+from store import DEFAULT_WORKSPACE, Store
+
+ROOT = Path(__file__).parent.parent
+UPDATE = "/api/v1/actions/update-contact"
+TOKEN = "token-of-the-tests"
+PHONE = "+14155550123"
+ROMAIN = {
+    "phone": PHONE,
+    "name": "Romain",
+    "email": "romain@example.com",
+    "tags": ["vip"],
+    "metadata": {"lifetime_value": 8900.5, "address": {"city": "Lyon", "zip": "69001"}},
+}
+SECONDS = 20  # a generous deadline: a test that needs it has failed
+
+
+@pytest.fixture
+def make_app(tmp_path):
+    """Makes an application on a database that holds `contacts`, with these settings."""
+    made = []
+
+    def make_app(contacts=(ROMAIN,), *, sandbox=False, **settings):
+        settings = {"CONTACTS_DATABASE": str(tmp_path / "contacts.db")} | settings
+        if not sandbox:
+            settings = {"QYVO_TOKEN": TOKEN} | settings
+        app = create_app(settings, sandbox=sandbox)
+        app.testing = True
+        made.append(app.extensions["store"])
+        if not sandbox:
+            made[-1].open_workspace(DEFAULT_WORKSPACE, contacts)
+        return app
+
+    yield make_app
+    for store in made:
+        store.close()
+
+
+@pytest.fixture
+def app(make_app):
+    return make_app()
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def runner(app):
+    return app.test_cli_runner()
+
+
+@pytest.fixture
+def call(client):
+    return caller(client)
+
+
+def caller(client, token=TOKEN):
+    """Calls update-contact as that token's owner; a body that is not bytes is sent as JSON."""
+
+    def call(body, path=UPDATE, **request):
+        request.setdefault("content_type", "application/json")
+        return client.post(
+            path,
+            data=body if isinstance(body, bytes) else json.dumps(body),
+            headers={"Authorization": f"Bearer {token}"},
+            **request,
+        )
+
+    return call
+
+
+@pytest.fixture
+def contact(call):
+    """The contact as a call that changes nothing returns it."""
+    return call({"phone": PHONE}).json
+
+
+@pytest.fixture
+def stored(app):
+    """Reads what the database holds of every contact, past the service."""
+    return lambda: contacts_in(app.extensions["store"].path)
+
+
+def contacts_in(path):
+    with closing(sqlite3.connect(path)) as db:
+        db.row_factory = sqlite3.Row
+        rows = db.execute("SELECT * FROM contact ORDER BY number").fetchall()
+    return [
+        {**row, "tags": json.loads(row["tags"]), "metadata": json.loads(row["metadata"])}
+        for row in rows
+    ]
+
+
+def execute(path, statement, *values):
+    """Run a statement on the database file as somebody other than the service."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        return db.execute(statement, values).fetchall()
+
+
+@contextmanager
+def write_lock(path):
+    """Hold the database's write lock, as another process may."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def assert_refused(answer, status, text=None):
+    """The answer is the contract's error: JSON, the same text under both keys."""
+    assert answer.status_code == status
+    assert answer.content_type == "application/json"
+    assert answer.json["error"] == answer.json["message"]
+    assert answer.json["error"]
+    assert ("errors" in answer.json) == (status == 422)
+    if text:
+        assert answer.json["error"] == text
+
+
+def environment(database, **settings):
+    """An environment with these settings alone, and no proxy between the tests and loopback."""
+    ours = ("CONTACTS_", "QYVO_", "FLASK_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
+    return kept | {"NO_PROXY": "*", "CONTACTS_DATABASE": str(database)} | settings
+
+
+def flask(*args, env, **options):
+    """Run `flask …` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "flask", *args],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        **options,
+    )
+
+
+@contextmanager
+def serving(directory, *options, **settings):
+    """The real server on a free port: `url`, `database`, `process`, `log()`, `stop()`."""
+    directory.mkdir(exist_ok=True)
+    database, log = directory / "served.db", directory / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flask", "serve", "--port", "0", *options],
+            cwd=ROOT,
+            env=environment(database, **settings),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+    def stop(number=signal.SIGTERM):
+        process.send_signal(number)
+        return process.wait(SECONDS)
+
+    with process:
+        try:
+            ready = process.stdout.readline()
+            assert ready.startswith("Serving on http://127.0.0.1:"), log.read_text()
+            yield SimpleNamespace(
+                url=ready.split()[-1],
+                ready=ready,
+                database=database,
+                process=process,
+                log=log.read_text,
+                stop=stop,
+            )
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A deployment that holds ROMAIN and accepts TOKEN, as QYVO_TOKEN."""
+    store = Store(tmp_path / "served.db")
+    store.open_workspace(DEFAULT_WORKSPACE, [ROMAIN])
+    store.close()
+    with serving(tmp_path, QYVO_TOKEN=TOKEN) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory):
+    """A sandbox, one for all tests of a file."""
+    with serving(tmp_path_factory.mktemp("sandbox"), "--sandbox") as server:
+        yield server
+
+
+def connection(url):
+    return closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=SECONDS))
+
+
+def post(url, body, token=TOKEN, **headers):
+    """One call over a socket; the answer has `status`, `headers` and `json`."""
+    with connection(url) as http_connection:
+        http_connection.request(
+            "POST",
+            UPDATE,
+            body if isinstance(body, bytes) else json.dumps(body),
+            {"Authorization": f"Bearer {token}", "Content-Type": "application/json"} | headers,
+        )
+        return answer_of(http_connection.getresponse())
+
+
+def answer_of(response):
+    body = response.read()
+    return SimpleNamespace(
+        status_code=response.status,
+        content_type=response.headers["Content-Type"],
+        headers=response.headers,
+        json=json.loads(body),
+    )

@@ -1,0 +1,221 @@
+"""The contract's table of errors, each row as a test, and what nobody should send."""
+
+import json
+import logging
+from contextlib import contextmanager
+
+import pytest
+from conftest import PHONE, TOKEN, UPDATE, assert_refused, caller, contacts_in, write_lock
+
+import store
+
+INVALID = "The given data was invalid."
+MIB = 1024 * 1024
+
+
+def body_of(size):
+    """A valid body of that many bytes: JSON ends in as many blanks as one likes."""
+    return json.dumps({"phone": PHONE}).encode().ljust(size)
+
+
+def nested(levels):
+    """A valid body whose deepest value is that many levels below it."""
+    lists = levels - 1  # metadata is the first level
+    return b'{"phone": "+14155550123", "metadata": {"a": %s%s}}' % (b"[" * lists, b"]" * lists)
+
+
+BAD_BODIES = {
+    "malformed": (400, b'{"phone": '),
+    "empty": (400, b""),
+    "blank": (400, b"  \n"),
+    "single_quotes": (400, b"{'phone': '+14155550123'}"),
+    "form": (400, b"phone=%2B14155550123"),
+    "trailing_comma": (400, b'{"phone": "+14155550123",}'),
+    "two_documents": (400, b"{}{}"),
+    "not_utf8": (400, b'{"phone": "+14155550123", "name": "\xe9lodie"}'),
+    "utf16": (400, '{"phone": "+14155550123"}'.encode("utf-16")),
+    "surrogate_in_utf8": (400, b'{"phone": "+14155550123", "name": "\xed\xa0\x80"}'),
+    "nan": (400, b'{"phone": "+14155550123", "metadata": {"a": NaN}}'),
+    "infinity": (400, b'{"phone": "+14155550123", "metadata": {"a": Infinity}}'),
+    "minus_infinity": (400, b'{"phone": "+14155550123", "metadata": {"a": -Infinity}}'),
+    "float_too_large": (400, b'{"phone": "+14155550123", "metadata": {"a": 1e999}}'),
+    "5000_digits": (400, b'{"phone": "+14155550123", "metadata": {"a": %s}}' % (b"9" * 5000)),
+    "100000_open_brackets": (400, b"[" * 100_000),
+    "100000_open_braces": (400, b'{"a":' * 100_000),
+    "nested_too_deep": (400, nested(513)),
+    "closed_but_nested_too_deep": (400, nested(100_000)),
+    "raw_control_character": (400, b'{"phone": "+14155550123", "name": "a\nb"}'),
+    "a_list": (422, b"[]"),
+    "a_list_of_contacts": (422, b'[{"phone": "+14155550123"}]'),
+    "a_string": (422, b'"+14155550123"'),
+    "a_number": (422, b"42"),
+    "a_boolean": (422, b"true"),
+    "null": (422, b"null"),
+    "empty_object": (422, b"{}"),
+    "number_for_a_phone": (422, b'{"phone": 14155550123}'),
+    "phone_of_10000_characters": (422, b'{"phone": "+%s"}' % (b"1" * 10_000)),
+    "id_of_10000_characters": (422, b'{"contact_id": "%s"}' % (b"a" * 10_000)),
+    "metadata_of_65_kib": (
+        422,
+        b'{"phone": "+14155550123", "metadata": {"a": "%s"}}' % (b"a" * 65 * 1024),
+    ),
+    "ten_thousand_tags": (
+        422,
+        b'{"phone": "+14155550123", "tags": "%s"}' % b",".join(b"%d" % n for n in range(10_000)),
+    ),
+    "thousands_of_unknown_fields": (
+        422,
+        json.dumps({"phone": PHONE} | {f"field{n}": n for n in range(5000)}).encode(),
+    ),
+    "over_1_mib": (413, body_of(MIB + 1)),
+}
+
+
+@pytest.mark.parametrize(("status", "body"), BAD_BODIES.values(), ids=BAD_BODIES)
+def test_a_bad_body_gets_its_status_as_json_and_nothing_is_written(call, stored, status, body):
+    before = stored()
+    answer = call(body)
+    assert_refused(answer, status, INVALID if status == 422 else None)
+    assert len(answer.json["error"]) < 200
+    assert stored() == before
+
+
+def test_400_says_what_is_wrong_in_one_sentence(call):
+    texts = {name: call(body).json["error"] for name, (s, body) in BAD_BODIES.items() if s == 400}
+    for name, said in {
+        "malformed": "not JSON",
+        "not_utf8": "byte 35",
+        "nan": "NaN",
+        "minus_infinity": "-Infinity",
+        "5000_digits": "too large",
+        "nested_too_deep": "deeper than 512",
+    }.items():
+        assert said in texts[name]
+    assert all(text.endswith(".") and "\n" not in text for text in texts.values())
+
+
+def test_a_body_of_exactly_1_mib_and_512_levels_is_taken(call, stored):
+    assert call(body_of(MIB)).status_code == 200
+    assert call(nested(512)).status_code == 200
+    value, level = stored()[0]["metadata"]["a"], 2
+    while value:
+        [value], level = value, level + 1
+    assert level == 512
+
+
+MALFORMED_HEADERS = [
+    None, "", "Bearer", "Bearer ", "Bearer   ", f"Bearer  {TOKEN}", TOKEN, f"Basic {TOKEN}",
+    f"Token {TOKEN}", f"Bearer {TOKEN} {TOKEN}", f"Bearer {TOKEN},", f"Bearer: {TOKEN}",
+    f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", f"Bearer {TOKEN.upper()}", "Bearer \xe9",
+    'Bearer "' + TOKEN + '"', "Bearer " + "x" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("header", MALFORMED_HEADERS)
+def test_401_without_a_token_that_is_known_in_a_well_formed_header(client, stored, header):
+    before = stored()
+    headers = {} if header is None else {"Authorization": header}
+    answer = client.post(UPDATE, json={"phone": PHONE, "name": "Intruder"}, headers=headers)
+    assert_refused(answer, 401, "Unauthenticated.")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert stored() == before
+
+
+def test_404_contact_not_found(call):
+    assert_refused(call({"phone": "+14155550199"}), 404, "Contact not found")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/api/v1", "/api/v1/", "/api/v2/actions/update-contact", UPDATE + "/", UPDATE.upper(),
+     "/api//v1/actions/update-contact", "/static/app.py", "/api/v1/actions/%00", "/é", "/%ff"],
+)  # fmt: skip
+def test_404_no_such_path(call, path):
+    assert_refused(call({"phone": PHONE}, path), 404, "Not found")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"])
+def test_405_wrong_method_with_allow(client, method):
+    answer = client.open(UPDATE, method=method, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert_refused(answer, 405, "Method not allowed")
+    assert answer.headers["Allow"] == "POST"
+
+
+def test_413_says_the_limit(call):
+    assert "1 MiB" in call(body_of(MIB + 1)).json["error"]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "", "text/plain", "text/json", "application/x-www-form-urlencoded",
+     "multipart/form-data; boundary=x", "application/jsonp", "json", "application/xml"],
+)  # fmt: skip
+def test_415_not_json_by_its_content_type_says_what_is_accepted(call, stored, content_type):
+    before = stored()
+    answer = call({"phone": PHONE, "name": "Typed"}, content_type=content_type)
+    assert_refused(answer, 415)
+    assert "application/json" in answer.json["error"]
+    assert stored() == before
+
+
+def test_422_validation_failed_with_errors_for_each_field(call):
+    answer = call({"phone": PHONE, "name": 7, "tgas": "vip"})
+    assert_refused(answer, 422, INVALID)
+    assert answer.json["errors"].keys() == {"name", "tgas"}
+    for texts in answer.json["errors"].values():
+        assert isinstance(texts, list)
+        assert all(isinstance(text, str) and text for text in texts)
+
+
+def test_metadata_that_grows_past_64_kib_only_by_merging_is_a_422(call, stored):
+    assert call({"phone": PHONE, "metadata": {"a": "x" * 40_000}}).status_code == 200
+    before = stored()
+    answer = call({"phone": PHONE, "name": "Grown", "metadata": {"b": "x" * 40_000}})
+    assert_refused(answer, 422, INVALID)
+    assert "64 KiB" in answer.json["errors"]["metadata"][0]
+    assert stored() == before
+
+
+def test_500_tells_the_log_and_never_the_client(app, call, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("a detail of our own")
+
+    monkeypatch.setattr(app.extensions["store"], "update_contact", fail)
+    with caplog.at_level(logging.ERROR):
+        answer = call({"phone": PHONE})
+    assert_refused(answer, 500, "Server error")
+    assert "a detail of our own" in caplog.text
+    assert PHONE not in caplog.text
+
+
+@contextmanager
+def disk_full(app):
+    """No page can be added to the database: SQLite answers as it does on a full disk."""
+    with app.extensions["store"]._transaction() as db:
+        [limit] = db.execute("PRAGMA max_page_count = 1").fetchone().values()
+    yield
+    with app.extensions["store"]._transaction() as db:
+        db.execute("PRAGMA max_page_count = 1000000")
+    assert limit < 100
+
+
+@contextmanager
+def busy(app):
+    with write_lock(app.extensions["store"].path):
+        yield
+
+
+@pytest.mark.parametrize(("trouble", "said"), [(busy, "busy"), (disk_full, "disk is full")])
+def test_503_says_which_and_nothing_was_written(make_app, monkeypatch, trouble, said):
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.2)
+    app = make_app()
+    call = caller(app.test_client())
+    before = contacts_in(app.extensions["store"].path)
+    large = {"phone": PHONE, "name": "Unwritten", "metadata": {"a": "x" * 60_000}}
+    with trouble(app):
+        answer = call(large)
+        assert_refused(answer, 503)
+        assert said in answer.json["error"]
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert contacts_in(app.extensions["store"].path) == before
+    assert call(large).status_code == 200

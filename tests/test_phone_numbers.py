@@ -1,0 +1,140 @@
+"""The contract's section on phone numbers, each sentence as a test."""
+
+import phonenumbers
+import pytest
+from conftest import PHONE, assert_refused, caller
+
+FRENCH = "+33639980101"
+MEXICAN = "+525512345678"
+
+
+@pytest.fixture
+def found(make_app):
+    """The phone of the contact that a spelling finds, or the answer that refuses it."""
+    contacts = [{"phone": phone} for phone in (PHONE, FRENCH, MEXICAN, "+390612345678")]
+
+    def found(spelling, **settings):
+        answer = caller(make_app(contacts, **settings).test_client())({"phone": spelling})
+        return answer.json["phone"] if answer.status_code == 200 else answer
+
+    return found
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "+1 415 555 0123",
+        "+1.415.555.0123",
+        "+1-415-555-0123",
+        "+1 (415) 555-0123",
+        "(+1) 415 555 0123",
+        "tel:+1-415-555-0123",
+        "TEL:+14155550123",
+        "  +14155550123\n",
+        "+1\u00a0415\u202f555\u20110123",
+        "\u202a+14155550123\u202c",
+        "+\u0661\u0664\u0661\u0665\u0665\u0665\u0665\u0660\u0661\u0662\u0663",
+        "\uff0b\uff11\uff14\uff11\uff15\uff15\uff15\uff15\uff10\uff11\uff12\uff13",
+    ],
+    ids=ascii,
+)
+def test_spaces_dots_hyphens_parentheses_tel_and_non_ascii_digits_are_fine(found, spelling):
+    assert found(spelling) == PHONE
+
+
+@pytest.mark.parametrize(
+    "spelling", ["14155550123", "(415) 555-0123", "0639980101", "0033639980101"]
+)
+def test_a_number_without_a_leading_plus_is_a_422_whose_message_says_so(found, spelling):
+    answer = found(spelling)
+    assert_refused(answer, 422)
+    [text] = answer.json["errors"]["phone"]
+    assert "start with +" in text
+
+
+@pytest.mark.parametrize(
+    "spelling", ["06 39 98 01 01", "0033639980101", "00 33 6 39 98 01 01", "+33 (0)6 39 98 01 01"]
+)
+def test_with_a_default_region_it_is_read_as_that_country_dials_it(found, spelling):
+    assert found(spelling, CONTACTS_DEFAULT_REGION="FR") == FRENCH
+
+
+def test_a_default_region_leaves_international_numbers_alone(found):
+    assert found("+1 415 555 0123", CONTACTS_DEFAULT_REGION="FR") == PHONE
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "+1415555012",
+        "+141555501234",
+        "+1",
+        "+99912345678",
+        "+3363998010",
+        "+0123456789",
+        "+" + "1" * 99,
+    ],
+)
+def test_a_number_that_cannot_exist_is_a_422(found, spelling):
+    assert_refused(found(spelling), 422)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "+",
+        "phone",
+        "+1-415-FLOWERS",
+        "+1 415 555 0123 ext. 9",
+        "+1 415 555 0123;ext=9",
+        "1+4155550123",
+        "++14155550123",
+        "+14155550123,+33639980101",
+        "mailto:+14155550123",
+        "+1/415/5550123",
+        "9" * 10_000,
+    ],
+)
+def test_text_that_is_no_phone_number_is_a_422(found, text):
+    answer = found(text)
+    assert_refused(answer, 422)
+    assert list(answer.json["errors"]) == ["phone"]
+
+
+@pytest.mark.parametrize(
+    "spelling", [PHONE, "+1 202 555 0147", "+44 20 7946 0958", "+61 491 570 156"]
+)
+def test_fictional_numbers_must_work(make_app, spelling):
+    e164 = spelling.replace(" ", "")
+    answer = caller(make_app([{"phone": e164}]).test_client())({"phone": spelling})
+    assert (answer.status_code, answer.json["phone"]) == (200, e164)
+
+
+@pytest.mark.parametrize("spelling", ["+52 1 55 1234 5678", "+5215512345678", "+52 55 1234 5678"])
+def test_521_and_ten_digits_is_the_same_number_as_52_and_those_ten_digits(found, spelling):
+    assert found(spelling) == MEXICAN
+
+
+def test_a_leading_zero_that_belongs_to_the_number_is_kept(found):
+    assert found("+39 06 1234 5678") == "+390612345678"
+
+
+def test_a_number_whose_e164_form_would_not_find_it_again_is_a_422(found):
+    assert_refused(found("+49 00 30 1234567"), 422)
+
+
+def test_every_countrys_mobile_numbers_are_found_in_every_format(make_app):
+    numbers = {}
+    for region in phonenumbers.SUPPORTED_REGIONS:
+        number = phonenumbers.example_number_for_type(region, phonenumbers.PhoneNumberType.MOBILE)
+        if number:
+            e164 = phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+            numbers[e164] = phonenumbers.format_number(
+                number, phonenumbers.PhoneNumberFormat.INTERNATIONAL
+            )
+    assert len(numbers) > 200
+    call = caller(make_app([{"phone": e164} for e164 in numbers]).test_client())
+    for e164, spelling in numbers.items():
+        assert call({"phone": spelling}).json["phone"] == e164
+        assert call({"phone": e164}).json["phone"] == e164

@@ -1,0 +1,471 @@
+"""`flask serve`: the real server over real sockets."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+from conftest import (
+    PHONE,
+    ROOT,
+    SECONDS,
+    TOKEN,
+    UPDATE,
+    answer_of,
+    assert_refused,
+    connection,
+    contacts_in,
+    environment,
+    flask,
+    post,
+    serving,
+    write_lock,
+)
+
+from sandbox import SAMPLE_CONTACTS
+
+MIB = 1024 * 1024
+BODY = json.dumps({"phone": PHONE}).encode()
+
+
+@pytest.fixture(scope="module")
+def url(sandbox):
+    """Where the sandbox that the tests of this file share is served."""
+    return sandbox.url
+
+
+@contextmanager
+def raw(url, sent=b""):
+    """A socket on which that has been sent."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=SECONDS) as sock:
+        sock.sendall(sent)
+        yield sock
+
+
+def head(token="sandbox", *fields, method="POST", path=UPDATE):
+    """The header of a request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}"]
+    lines += ["Content-Type: application/json", *fields]
+    return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
+
+
+def read_answer(sock):
+    """Status and JSON of one answer, without waiting for the connection to end."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += received_or_fail(sock)
+    header, _, body = received.partition(b"\r\n\r\n")
+    length = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", header)[1])
+    while len(body) < length:
+        body += received_or_fail(sock)
+    assert re.search(rb"(?i)\r\ncontent-type: application/json\r?", header)
+    return int(header.split()[1]), json.loads(body)
+
+
+def received_or_fail(sock):
+    data = sock.recv(65536)
+    assert data, "the connection was closed without an answer"
+    return data
+
+
+def log_line(server, part):
+    """The log's line with that part, once it is there."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for line in server.log().splitlines(keepends=True):
+            if part in line:
+                return line
+        time.sleep(0.02)
+    raise AssertionError(f"no line with {part!r} in:\n{server.log()}")
+
+
+# Starting
+
+
+def test_once_ready_it_prints_one_line_with_the_url(server):
+    assert re.fullmatch(r"Serving on http://127\.0\.0\.1:\d+\n", server.ready)
+    assert post(server.url, {"phone": PHONE}).status_code == 200
+
+
+def test_the_curl_command_on_the_sandboxs_screen_works_when_pasted(tmp_path):
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    with serving(tmp_path, "--sandbox") as server:
+        screen = ""
+        while "-d '" not in screen:
+            screen += server.process.stdout.readline()
+        command = screen[screen.index("curl -X POST") :]
+        assert f"{server.url}{UPDATE}" in command
+        shell = subprocess.run(
+            ["sh", "-c", command],
+            capture_output=True,
+            timeout=SECONDS,
+            env=environment("unused"),
+        )
+        contact = json.loads(shell.stdout)
+        assert list(contact) == ["id", "phone", "name", "email", "tags", "updated_at"]
+        assert (contact["phone"], contact["name"]) == (PHONE, "Romain")
+        assert contacts_in(server.database)[0]["metadata"]["lifetime_value"] == 9120.0
+
+
+def test_with_qyvo_token_the_pasted_curl_command_names_the_variable_and_not_its_value(tmp_path):
+    with serving(tmp_path, "--sandbox", QYVO_TOKEN="s3cret") as server:
+        server.stop()
+        screen = server.process.stdout.read()
+    assert '"Authorization: Bearer $QYVO_TOKEN"' in screen
+    assert "s3cret" not in screen
+
+
+def test_python_app_py_is_the_same_as_flask():
+    ran = subprocess.run(
+        [sys.executable, "app.py", "serve", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env=environment("unused"),
+    )
+    assert ran.returncode == 0
+    assert all(option in ran.stdout for option in ("--host", "--port", "--sandbox"))
+
+
+def test_a_port_in_use_is_said_in_one_line_with_exit_status_1(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        env = environment(tmp_path / "contacts.db")
+        result = flask("serve", "--port", str(port), env=env)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith(
+        f"Error: Can't listen on 127.0.0.1:{port}: Address already in use"
+    )
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("QYVO_TOKEN", "two words"),
+        ("CONTACTS_DEFAULT_REGION", "France"),
+        ("CONTACTS_DEFAULT_REGION", "fr"),
+        ("CONTACTS_SYNCHRONOUS", "OFF"),
+        ("CONTACTS_THREADS", "0"),
+        ("CONTACTS_THREADS", "many"),
+    ],
+)
+def test_a_wrong_value_stops_the_start_with_one_line_that_names_the_setting(tmp_path, name, value):
+    env = environment(tmp_path / "contacts.db", **{name: value})
+    for options in ([], ["--sandbox"]):
+        result = flask("serve", "--port", "0", *options, env=env)
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"Error: {name}: ")
+        assert result.stderr.count("\n") == 1
+        assert not (tmp_path / "contacts.db").exists()
+
+
+def test_an_empty_setting_counts_as_none_given(tmp_path):
+    empty = ["QYVO_TOKEN", "CONTACTS_DEFAULT_REGION", "CONTACTS_SYNCHRONOUS", "CONTACTS_THREADS"]
+    with serving(tmp_path, "--sandbox", **dict.fromkeys(empty, "")) as server:
+        assert post(server.url, {"phone": PHONE}, "sandbox").status_code == 200
+
+
+def test_the_sandbox_holds_the_sample_contacts(url):
+    for sample in SAMPLE_CONTACTS:
+        answer = post(url, {"phone": sample["phone"]}, "sandbox-samples")
+        assert answer.status_code == 200
+        assert (answer.json["name"], answer.json["tags"]) == (
+            sample.get("name"),
+            sample.get("tags", []),
+        )
+
+
+def test_each_mode_has_its_own_database_by_default(tmp_path):
+    for file in ROOT.glob("*.py"):
+        shutil.copy(file, tmp_path)
+    for options, name in (["--sandbox"], "sandbox.db"), ([], "contacts.db"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flask", "serve", "--port", "0", *options],
+            cwd=tmp_path,
+            env=environment(""),
+            stdout=subprocess.PIPE,
+        )
+        with process:
+            process.stdout.readline()
+            files = {file.name for file in (tmp_path / "instance").glob("*.db")}
+            process.terminate()
+        assert files == {"sandbox.db", name}
+
+
+# Stopping
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_stop_it_with_exit_status_0(tmp_path, number):
+    with serving(tmp_path, "--sandbox") as server:
+        assert server.stop(number) == 0
+        assert server.log() == ""
+        assert [file.name for file in tmp_path.glob("served.db*")] == ["served.db"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_in_progress_is_answered_before_it_stops(server, number):
+    with ThreadPoolExecutor(1) as threads:
+        with write_lock(server.database):
+            answer = threads.submit(post, server.url, {"phone": PHONE, "name": "Last"})
+            time.sleep(0.5)  # for the request to reach the lock
+            server.process.send_signal(number)
+            time.sleep(0.3)
+            assert server.process.poll() is None
+        assert answer.result(SECONDS).json["name"] == "Last"
+        assert server.process.wait(SECONDS) == 0
+
+
+def test_a_body_on_its_way_is_waited_for_and_an_idle_connection_is_not(server):
+    request = head(TOKEN, f"Content-Length: {len(BODY)}") + BODY
+    with raw(server.url) as idle, raw(server.url, request[:-5]) as slow:
+        assert post(server.url, {"phone": PHONE}).status_code == 200  # so both were accepted
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        slow.sendall(request[-5:])
+        assert read_answer(slow)[0] == 200
+        assert server.process.wait(SECONDS) == 0
+        assert idle.recv(1) == b""
+
+
+def test_a_stopped_server_accepts_no_connection(server):
+    server.stop()
+    with pytest.raises(ConnectionRefusedError), raw(server.url):
+        pass
+
+
+# What a request's header settles
+
+
+def test_200_stalled_senders_without_a_good_token_get_a_401_before_their_body(url):
+    with ExitStack() as stack:
+        stalled = [
+            stack.enter_context(raw(url, head("wrong", "Content-Length: 1000000")))
+            for _ in range(200)
+        ]
+        for sock in stalled:
+            status, answer = read_answer(sock)
+            assert (status, answer["error"]) == (401, "Unauthenticated.")
+
+
+def test_200_stalled_senders_with_a_good_token_hold_up_nobody(url):
+    with ExitStack() as stack:
+        stalled = [
+            stack.enter_context(
+                raw(url, head("sandbox", f"Content-Length: {len(BODY)}") + BODY[:9])
+            )
+            for _ in range(200)
+        ]
+        assert post(url, {"phone": PHONE}, "sandbox").status_code == 200
+        for sock in stalled[::50]:
+            sock.sendall(BODY[9:])
+            assert read_answer(sock)[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("token", "fields", "status"),
+    [
+        ("wrong", ["Transfer-Encoding: chunked"], 401),
+        ("wrong", ["Content-Length: 99", "Expect: 100-continue"], 401),
+        ("wrong", ["Content-Length: 99999999999"], 401),
+        ("sandbox", [f"Content-Length: {MIB + 1}"], 413),
+        ("sandbox", ["Content-Length: 99999999999", "Expect: 100-continue"], 413),
+    ],
+)
+def test_it_is_answered_before_a_byte_of_the_body_is_sent(url, token, fields, status):
+    with raw(url, head(token, *fields)) as sock:
+        assert read_answer(sock)[0] == status
+
+
+def test_expect_100_continue_is_told_to_continue(url):
+    fields = [f"Content-Length: {len(BODY)}", "Expect: 100-continue"]
+    with raw(url, head("sandbox", *fields)) as sock:
+        assert sock.recv(65536).startswith(b"HTTP/1.1 100 Continue\r\n")
+        sock.sendall(BODY)
+        assert read_answer(sock)[0] == 200
+
+
+# Bodies
+
+
+def chunks(size):
+    """A valid body of that size in pieces, for http.client to send chunked."""
+    body = BODY.ljust(size)
+    return (body[n : n + 50_000] for n in range(0, size, 50_000))
+
+
+@pytest.mark.parametrize(
+    ("size", "status"),
+    [(len(BODY), 200), (MIB, 200), (MIB + 1, 413), (3 * MIB, 413), (9 * MIB, 413)],
+)
+@pytest.mark.parametrize("framing", ["chunked", "content_length"])
+def test_a_body_up_to_1_mib_is_taken_and_a_larger_one_gets_a_413_and_not_a_reset(
+    url, framing, size, status
+):
+    with connection(url) as http:
+        body = chunks(size) if framing == "chunked" else BODY.ljust(size)
+        headers = {"Authorization": "Bearer sandbox", "Content-Type": "application/json"}
+        http.request("POST", UPDATE, body, headers, encode_chunked=framing == "chunked")
+        answer = answer_of(http.getresponse())
+    if status == 200:
+        assert (answer.status_code, answer.json["phone"]) == (200, PHONE)
+    else:
+        assert_refused(answer, 413)
+        assert "1 MiB" in answer.json["error"]
+
+
+def test_a_large_body_without_a_good_token_gets_a_401_and_not_a_reset(url):
+    assert_refused(post(url, b" " * 9 * MIB, "wrong"), 401, "Unauthenticated.")
+
+
+def test_a_connection_is_kept_for_the_next_request(url):
+    with connection(url) as http:
+        for token, status in [("sandbox", 200), ("wrong", 401), ("sandbox", 200)]:
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            http.request("POST", UPDATE, BODY, headers)
+            response = http.getresponse()
+            assert answer_of(response).status_code == status
+
+
+def test_pipelined_requests_are_answered_in_order(url):
+    bodies = [json.dumps({"phone": sample["phone"]}).encode() for sample in SAMPLE_CONTACTS]
+    sent = b"".join(head("sandbox", f"Content-Length: {len(b)}") + b for b in bodies)
+    with raw(url, sent) as sock, sock.makefile("rb") as file:
+        for sample in SAMPLE_CONTACTS:
+            length = 0
+            while (line := file.readline().lower()) != b"\r\n":
+                if line.startswith(b"content-length:"):
+                    length = int(line.split(b":")[1])
+            assert json.loads(file.read(length))["phone"] == sample["phone"]
+
+
+def test_a_client_that_hangs_up_in_the_middle_harms_nobody(url):
+    for cut in (10, 60, -1):
+        with raw(url, (head("sandbox", f"Content-Length: {len(BODY)}") + BODY)[:cut]):
+            pass
+    assert post(url, {"phone": PHONE}, "sandbox").status_code == 200
+
+
+GARBAGE = {
+    "no_http": b"hello\r\n\r\n",
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
+    "bytes": bytes(range(256)) + b"\r\n\r\n",
+    "lower_case_method": b"post / HTTP/1.1\r\n\r\n",
+    "negative_length": head("sandbox", "Content-Length: -1"),
+    "two_lengths": head("sandbox", "Content-Length: 1", "Content-Length: 2"),
+    "unknown_encoding": head("sandbox", "Transfer-Encoding: gzip"),
+    "bad_chunk": head("sandbox", "Transfer-Encoding: chunked") + b"zz\r\n",
+    "folded": head("sandbox", "X-A: b", " folded"),
+    "header_of_64_kib": head("sandbox", "X-A: " + "a" * 65536),
+    "bare_newline": head("sandbox", "X-A: a\nb"),
+}
+
+
+@pytest.mark.parametrize("sent", GARBAGE.values(), ids=GARBAGE)
+def test_what_is_not_http_gets_a_4xx_or_5xx_as_json(url, sent):
+    with raw(url, sent) as sock:
+        status, answer = read_answer(sock)
+        assert 400 <= status < 600
+        assert answer["error"] == answer["message"]
+
+
+@pytest.mark.parametrize("host", ["", "a b", "[::1", "{}", "\xff", "a" * 3000, "x:notaport"])
+def test_an_odd_host_header_is_not_our_failure(url, host):
+    request = head("sandbox", f"Content-Length: {len(BODY)}") + BODY
+    request = request.replace(b"Host: localhost", b"Host: " + host.encode("latin-1"))
+    with raw(url, request) as sock:
+        status, answer = read_answer(sock)
+        assert status in (200, 400)
+        assert status == 200 or answer["error"] == answer["message"]
+
+
+def test_head_has_no_body(url):
+    with raw(url, head("sandbox", "Connection: close", method="HEAD")) as sock:
+        received = b"".join(iter(lambda: sock.recv(65536), b""))
+    assert received.startswith(b"HTTP/1.1 405 ")
+    assert received.endswith(b"\r\n\r\n")
+
+
+# The log
+
+
+def test_one_line_a_request_with_time_method_path_status_milliseconds_and_the_tokens_name(server):
+    secret = flask("token", "create", "shop-7", env=environment(server.database)).stdout.strip()
+    for token, expected in {
+        secret: r"200 \d+\.\dms shop-7",
+        TOKEN: r"200 \d+\.\dms QYVO_TOKEN",
+        "wrong": r"401 \d+\.\dms -",
+    }.items():
+        answer = post(server.url, {"phone": PHONE}, token)
+        line = log_line(server, f"ms {expected.split()[-1]}\n").rstrip("\n")
+        stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00"
+        assert re.fullmatch(rf"{stamp} POST {UPDATE} {expected}", line), (answer, line)
+    assert server.log().count("\n") == 3
+
+
+def test_the_log_never_holds_a_token_a_body_or_a_phone_number(server):
+    secret = flask("token", "create", "ci", env=environment(server.database)).stdout.strip()
+    private = {"phone": PHONE, "name": "Zaphod", "metadata": {"note": "private"}}
+    with connection(server.url) as http:
+        for token in (secret, secret[::-1]):
+            for path in (
+                UPDATE,
+                f"{UPDATE}?phone={PHONE}&token={token}",
+                f"/v1/contacts/{PHONE}/{token}",
+                "/v1/contacts/%2B1%20415%20555%200123",
+                f"/{token}{secret}{PHONE}",
+                f"/static/{PHONE}",
+            ):
+                headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+                for body in (json.dumps(private), '{"phone": "+14155550123", "name": "Zaphod"'):
+                    http.request("POST", path, body, headers)
+                    answer_of(http.getresponse())
+    for sent in GARBAGE.values():
+        with raw(server.url, sent.replace(b"sandbox", secret.encode())) as sock:
+            read_answer(sock)
+    log = server.log()
+    assert log.count("\n") >= 24
+    for leak in (secret, secret[::-1], "Zaphod", "private", "555", "metadata"):
+        assert leak not in log
+
+
+def assert_one_harmless_line(server):
+    line = log_line(server, " 40").removesuffix("\n")
+    assert server.log() == line + "\n"
+    assert all(c.isprintable() for c in line)
+    assert len(line) < 700
+    assert "forged" not in line.lower()
+    assert "555" not in line
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/a%0a2026-01-01%20forged", "/a%0d%0aforged", "/%1b[2Jforged", "/a%e2%80%a8forged",
+     "/a\x1bforged", "/static/%1b[2Jforged", "/\u2028forged", "/%00forged", "/" + "forged" * 1000],
+    ids=ascii,
+)  # fmt: skip
+def test_nothing_can_be_written_into_the_log_through_the_path(server, target):
+    request = head(TOKEN, f"Content-Length: {len(BODY)}", path=target) + BODY
+    with raw(server.url, request) as sock:
+        assert read_answer(sock)[0] in (400, 404)
+    assert_one_harmless_line(server)
+
+
+@pytest.mark.parametrize("method", ["\x1b[2J", "+14155550123", "FORGED" * 1000, "\x00", "\x9bJ"])
+def test_nothing_can_be_written_into_the_log_through_the_method(server, method):
+    with raw(server.url, head(TOKEN, method=method)) as sock:
+        assert 400 <= read_answer(sock)[0] < 500
+    assert_one_harmless_line(server)
