@@ -456,7 +456,11 @@ def openapi_json():
 
 def healthz():
     """For a load balancer: whether the database answers."""
-    store().ping()
+    try:
+        store().ping()
+    except Exception:
+        error_log.exception("The database does not answer")
+        return refusal(503, "The database does not answer.", RETRY)
     return {"status": "ok"}
 
 

@@ -50,6 +50,7 @@ HEADERS = {
 }
 
 TEXT = r"^[^\u0000]*$"
+NOT_BLANK = r"[^,\s\u001c-\u001f\u0085\u0000]"  # Python strips a few more than \s stands for
 
 
 @cache
@@ -176,7 +177,7 @@ def field_to_json_schema(converter: Converter, field: Any, **kwargs: Any) -> dic
             pattern = f"^{tag}(,{tag}){{0,{field.most_tags - 1}}}$"
             return {"type": "string", "pattern": pattern, "description": "Comma-separated."}
         case schemas.Tag():
-            pattern = r"^[^,\u0000]*[^,\s\u0000][^,\u0000]*$"
+            pattern = rf"^[^,\u0000]*{NOT_BLANK}[^,\u0000]*$"
             return {"type": "string", "maxLength": field.limit, "pattern": pattern}
         case schemas.Text():
             return {"type": "string", "maxLength": field.limit, "pattern": TEXT}

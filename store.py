@@ -570,7 +570,7 @@ def _merged(stored: str, given: dict[str, Any]) -> str:
 
 # A separator that _folded() keeps out of names, so that an address can be compared whole.
 _BETWEEN_FIELDS = "\x1f"
-_PHONE_QUERY = re.compile(r"[\d\s().+-]*\d[\d\s().+-]*")
+_PHONE_QUERY = re.compile(r"[\d\s().+-]+")
 
 # Writing trigrams costs FTS5 about as much for one contact as for fifty, so they are written in
 # bulk; a search looks at the few that wait one by one.
@@ -696,8 +696,13 @@ def _fold(text: str) -> str:
 
 
 def _contact(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as callers see it, with values instead of JSON text and microseconds."""
     return {
-        **row,
+        "id": row["id"],
+        "phone": row["phone"],
+        "name": row["name"],
+        "email": row["email"],
+        "source": row["source"],
         "tags": json.loads(row["tags"]),
         "metadata": json.loads(row["metadata"]),
         "created_at": _time(row["created_at"]),

@@ -19,7 +19,7 @@ def examples() -> list[Example]:
     """Every fenced block of the README, in order."""
     found, section = [], ""
     for heading, language, text in re.findall(
-        r"^#+ (.+)$|^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S
+        r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S
     ):
         if heading:
             section = heading

@@ -1,0 +1,52 @@
+"""A database made by an earlier version is brought along."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import PHONE, caller, execute
+
+VERSION_1 = Path(__file__).parent / "data" / "contacts-version-1.db"
+
+
+@pytest.fixture
+def path(tmp_path):
+    return shutil.copy(VERSION_1, tmp_path / "contacts.db")
+
+
+@pytest.fixture
+def client(path, make_app):
+    return make_app().test_client()
+
+
+def test_a_database_of_version_1_keeps_its_contacts_tokens_and_workspaces(path, client):
+    before = execute(path, "SELECT id, phone, name, email, tags, metadata FROM contact ORDER BY id")
+    created = dict(execute(path, "SELECT id, created_at FROM contact"))
+    act = caller(client, "made-by-version-1")
+    answer = act({"phone": PHONE}, path="/v1/actions/get-contact")
+    assert answer.status_code == 200
+    assert (answer.json["name"], answer.json["source"]) == ("Romain", "api")
+    assert answer.json["metadata"] == {"lifetime_value": 8900.5}
+    assert (
+        execute(path, "SELECT id, phone, name, email, tags, metadata FROM contact ORDER BY id")
+        == before
+    )
+    assert dict(execute(path, "SELECT id, created_at FROM contact")) == created
+    assert len(before) == 3
+
+
+def test_a_contact_from_version_1_is_found_and_updated(client):
+    act = caller(client, "made-by-version-1")
+    for query in ("ÉLODIE", "él"):
+        [found] = act({"query": query}, path="/v1/actions/search-contacts").json
+        assert found["phone"] == "+33639980101"
+    assert act({"phone": PHONE, "name": "Renamed"}).json["name"] == "Renamed"
+    assert len(act({}, path="/v1/actions/search-contacts").json) == 2
+    created = act({"phone": "+14155550199"}, path="/v1/actions/create-contact")
+    assert created.status_code == 201
+
+
+def test_the_migrated_database_passes_its_own_checks(path, client):
+    caller(client, "made-by-version-1")({"phone": PHONE})
+    assert execute(path, "PRAGMA integrity_check") == [("ok",)]
+    assert execute(path, "PRAGMA foreign_key_check") == []

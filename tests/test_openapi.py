@@ -1,0 +1,139 @@
+"""The OpenAPI document: valid, complete, true to the service, with examples that are real."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import TOKEN
+
+CALLS = {
+    "/actions/update-contact",
+    "/actions/create-contact",
+    "/actions/get-contact",
+    "/actions/search-contacts",
+    "/actions/add-tag",
+    "/actions/remove-tag",
+    "/me",
+    "/openapi.json",
+}
+SECONDS_OF_SCHEMATHESIS = 25
+
+
+@pytest.fixture
+def document(client):
+    return client.get("/api/v1/openapi.json").json
+
+
+def operations(document):
+    return [
+        (method, path, operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def validate(answer, schema, document):
+    jsonschema = pytest.importorskip("jsonschema", reason="compares answers with the document")
+    jsonschema.validate(answer, {**schema, "components": document["components"]})
+
+
+def test_needs_no_token_and_is_the_same_under_both_base_paths(client):
+    answer = client.get("/api/v1/openapi.json")
+    assert answer.status_code == 200
+    assert answer.json["openapi"] == "3.1.0"
+    assert client.get("/v1/openapi.json").data == answer.data
+
+
+def test_is_valid(document):
+    validator = pytest.importorskip("openapi_spec_validator", reason="validates the document")
+    validator.validate(document)
+
+
+def test_describes_every_call(document):
+    assert document["paths"].keys() == CALLS
+    assert [server["url"] for server in document["servers"]] == ["/api/v1", "/v1"]
+
+
+def test_every_call_but_the_document_itself_takes_the_bearer_scheme(document):
+    assert document["components"]["securitySchemes"] == {
+        "bearer": {"type": "http", "scheme": "bearer"}
+    }
+    for _, path, operation in operations(document):
+        assert operation["security"] == ([] if path == "/openapi.json" else [{"bearer": []}])
+
+
+def test_every_call_documents_every_error_it_can_answer(document):
+    every = {"401", "429", "500", "503"}
+    with_body = every | {"400", "413", "415", "422"}
+    expected = {
+        "/me": every,
+        "/openapi.json": {"500"},
+        "/actions/create-contact": with_body,
+        "/actions/search-contacts": with_body,
+    }
+    for _, path, operation in operations(document):
+        errors = {status for status in operation["responses"] if status >= "400"}
+        assert errors == expected.get(path, with_body | {"404"})
+
+
+def test_each_request_example_works_and_its_answer_has_the_documented_shape(make_app):
+    client = make_app(sandbox=True).test_client()
+    document = client.get("/api/v1/openapi.json").json
+    for method, path, operation in operations(document):
+        body = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+        answer = client.open(
+            "/api/v1" + path,
+            method=method,
+            headers={"Authorization": "Bearer sandbox"},
+            json=body.get("example"),
+        )
+        [status] = [status for status in operation["responses"] if status < "400"]
+        assert answer.status_code == int(status)
+        schema = operation["responses"][status]["content"]["application/json"]["schema"]
+        validate(answer.json, schema, document)
+
+
+def test_errors_have_the_documented_shape(client, document):
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    responses = document["components"]["responses"]
+    for name, request in {
+        "Unauthenticated": {"json": {}},
+        "Invalid": {"json": {}, "headers": headers},
+        "NotJSON": {"data": "{}", "headers": headers},
+        "ContactNotFound": {"json": {"phone": "+33639980199"}, "headers": headers},
+    }.items():
+        schema = responses[name]["content"]["application/json"]["schema"]
+        answer = client.post("/v1/actions/update-contact", **request)
+        validate(answer.json, schema, document)
+        assert responses[name].get("headers", {}).keys() <= set(answer.headers.keys())
+
+
+def test_schemathesis_finds_no_answer_that_the_document_does_not_promise(sandbox, tmp_path):
+    pytest.importorskip("schemathesis", reason="holds the service to its document")
+    here = Path(__file__).parent / "openapi"
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli"),
+            *("--config-file", str(here / "schemathesis.toml")),
+            *("run", f"{sandbox.url}/api/v1/openapi.json"),
+            *("--header", "Authorization: Bearer sandbox-schemathesis"),
+            *("--checks", "all", "--seed", "1", "--max-examples", "40"),
+            *("--max-time", str(SECONDS_OF_SCHEMATHESIS), "--no-color"),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(here)},
+        capture_output=True,
+        text=True,
+        timeout=5 * SECONDS_OF_SCHEMATHESIS,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    calls = len(CALLS) - 1  # it leaves out the document's own
+    assert f"{calls} selected / {calls} total" in run.stdout
+
+
+def test_is_json_that_a_file_can_hold(document, tmp_path):
+    (tmp_path / "openapi.json").write_text(json.dumps(document))
+    assert json.loads((tmp_path / "openapi.json").read_text()) == document
