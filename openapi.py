@@ -146,12 +146,13 @@ class Converter(OpenAPIConverter):
         instance = resolve_schema_instance(schema)
         if not isinstance(instance, schemas.Body):
             described["required"] = list(described["properties"])
-        for keyword, fields in [
-            ("anyOf", getattr(instance, "at_least_one_of", ())),
-            ("oneOf", getattr(instance, "exactly_one_of", ())),
-        ]:
-            if fields:
-                described[keyword] = [{"required": [field]} for field in fields]
+        # Generators of typed clients lose the properties of a schema that has anyOf or oneOf.
+        if hasattr(instance, "at_least_one_of"):
+            one, other = instance.at_least_one_of
+            described["if"] = {"not": {"required": [one]}}
+            described["then"] = {"required": [other]}
+        if hasattr(instance, "exactly_one_of"):
+            described["minProperties"] = described["maxProperties"] = 1
         return described
 
 
@@ -168,8 +169,8 @@ def field_to_json_schema(converter: Converter, field: Any, **kwargs: Any) -> dic
                 "description": "With a leading +, in any usual spelling.",
             }
         case schemas.ClearableEmail():
-            address = {"format": "email", "maxLength": field.limit}
-            return {"type": "string", "anyOf": [{"maxLength": 0}, address]}
+            filled = {"if": {"minLength": 1}, "then": {"format": "email"}}
+            return {"type": "string", "maxLength": field.limit, **filled}
         case schemas.EmailAddress():
             return {"type": "string", "format": "email", "maxLength": field.limit}
         case schemas.TagList():

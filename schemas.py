@@ -228,7 +228,7 @@ class ContactFields(Body):
     metadata = Metadata()
 
 
-class UpdateContact(ContactReference, ContactFields):
+class UpdateContact(ContactFields, ContactReference):
     """The body of update-contact."""
 
 
