@@ -1,7 +1,7 @@
 # make run, make test; PYTHON=python3.13 and PORT=9000 are yours to set.
 PYTHON ?= python3
 PORT ?= 8000
-VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
 
 .PHONY: run test lint format

@@ -3,7 +3,9 @@
 import http.client
 import json
 import os
+import re
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -230,3 +232,31 @@ def answer_of(response):
         headers=response.headers,
         json=json.loads(body),
     )
+
+
+@contextmanager
+def raw(url, sent=b""):
+    """A socket on which that has been sent."""
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=SECONDS) as sock:
+        sock.sendall(sent)
+        yield sock
+
+
+def read_answer(sock):
+    """Status and JSON of one answer, without waiting for the connection to end."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += received_or_fail(sock)
+    header, _, body = received.partition(b"\r\n\r\n")
+    length = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", header)[1])
+    while len(body) < length:
+        body += received_or_fail(sock)
+    assert re.search(rb"(?i)\r\ncontent-type: application/json\r?", header)
+    return int(header.split()[1]), json.loads(body)
+
+
+def received_or_fail(sock):
+    data = sock.recv(65536)
+    assert data, "the connection was closed without an answer"
+    return data

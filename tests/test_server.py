@@ -9,8 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from urllib.parse import urlsplit
+from contextlib import ExitStack
 
 import pytest
 from conftest import (
@@ -26,6 +25,8 @@ from conftest import (
     environment,
     flask,
     post,
+    raw,
+    read_answer,
     serving,
     write_lock,
 )
@@ -42,39 +43,11 @@ def url(sandbox):
     return sandbox.url
 
 
-@contextmanager
-def raw(url, sent=b""):
-    """A socket on which that has been sent."""
-    address = urlsplit(url)
-    with socket.create_connection((address.hostname, address.port), timeout=SECONDS) as sock:
-        sock.sendall(sent)
-        yield sock
-
-
 def head(token="sandbox", *fields, method="POST", path=UPDATE):
     """The header of a request."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}"]
     lines += ["Content-Type: application/json", *fields]
     return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
-
-
-def read_answer(sock):
-    """Status and JSON of one answer, without waiting for the connection to end."""
-    received = b""
-    while b"\r\n\r\n" not in received:
-        received += received_or_fail(sock)
-    header, _, body = received.partition(b"\r\n\r\n")
-    length = int(re.search(rb"(?i)\r\ncontent-length: (\d+)", header)[1])
-    while len(body) < length:
-        body += received_or_fail(sock)
-    assert re.search(rb"(?i)\r\ncontent-type: application/json\r?", header)
-    return int(header.split()[1]), json.loads(body)
-
-
-def received_or_fail(sock):
-    data = sock.recv(65536)
-    assert data, "the connection was closed without an answer"
-    return data
 
 
 def log_line(server, part):
