@@ -141,8 +141,11 @@ def test_405_wrong_method_with_allow(client, method):
     assert answer.headers["Allow"] == "POST"
 
 
-def test_413_says_the_limit(call):
-    assert "1 MiB" in call(body_of(MIB + 1)).json["error"]
+def test_413_says_the_limit_whatever_the_content_type(call):
+    for content_type in ("application/json", "text/plain"):
+        answer = call(body_of(MIB + 1), content_type=content_type)
+        assert_refused(answer, 413)
+        assert "1 MiB" in answer.json["error"]
 
 
 @pytest.mark.parametrize(
