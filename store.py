@@ -14,7 +14,7 @@ import time
 import unicodedata
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -219,33 +219,27 @@ class Store:
 
     # Workspaces and tokens
 
-    def open_workspace(self, name: str, contacts: list[dict[str, Any]] = ()) -> int:
+    def open_workspace(self, name: str, contacts: Iterable[dict[str, Any]] = ()) -> int:
         """The workspace of that name, made and filled with `contacts` when there is none yet."""
-        with self._transaction() as db:
-            row = db.execute("SELECT id FROM workspace WHERE name = ?", (name,)).fetchone()
-            if row:
-                return row["id"]
-            workspace_id = db.execute(
-                "INSERT INTO workspace (uuid, name) VALUES (?, ?) RETURNING id",
-                (str(uuid.uuid4()), name),
-            ).fetchone()["id"]
-            for contact in contacts:
-                _insert(db, workspace_id, contact)
+        with self._reading() as db:  # which waits for no lock
+            workspace_id = _workspace_id(db, name)
+        if workspace_id:
             return workspace_id
+        with self._transaction() as db:
+            return _open_workspace(db, name, contacts)
 
     def create_token(self, name: str, workspace: str = DEFAULT_WORKSPACE) -> str:
         """A new bearer token with 256 random bits. It can't be read back: only its SHA-256 is kept.
 
         Raises NameTaken.
         """
-        workspace_id = self.open_workspace(workspace)
         secret = secrets.token_urlsafe(32)
         with self._transaction() as db:
             if db.execute("SELECT 1 FROM token WHERE name = ?", (name,)).fetchone():
                 raise NameTaken(name)
             db.execute(
                 "INSERT INTO token (workspace_id, name, sha256, created_at) VALUES (?, ?, ?, ?)",
-                (workspace_id, name, _sha256(secret), _now()),
+                (_open_workspace(db, workspace), name, _sha256(secret), _now()),
             )
         return secret
 
@@ -474,6 +468,23 @@ class Store:
         if version > len(MIGRATIONS):
             raise UnusableDatabase(f"{self.path}: the file was written by a newer version.")
         return version
+
+
+def _workspace_id(db: sqlite3.Connection, name: str) -> int | None:
+    row = db.execute("SELECT id FROM workspace WHERE name = ?", (name,)).fetchone()
+    return row["id"] if row else None
+
+
+def _open_workspace(
+    db: sqlite3.Connection, name: str, contacts: Iterable[dict[str, Any]] = ()
+) -> int:
+    workspace_id = _workspace_id(db, name)
+    if workspace_id is None:
+        row = (str(uuid.uuid4()), name)
+        workspace_id = db.execute("INSERT INTO workspace (uuid, name) VALUES (?, ?)", row).lastrowid
+        for contact in contacts:
+            _insert(db, workspace_id, contact)
+    return workspace_id
 
 
 def _find(

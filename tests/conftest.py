@@ -104,7 +104,9 @@ def stored(app):
 def contacts_in(path):
     with closing(sqlite3.connect(path)) as db:
         db.row_factory = sqlite3.Row
-        rows = db.execute("SELECT * FROM contact ORDER BY number").fetchall()
+        rows = [dict(row) for row in db.execute("SELECT * FROM contact ORDER BY number")]
+    for row in rows:
+        del row["folded"]  # which follows from name and email
     return [
         {**row, "tags": json.loads(row["tags"]), "metadata": json.loads(row["metadata"])}
         for row in rows
