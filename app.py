@@ -41,6 +41,7 @@ from store import (
     StoreUnavailable,
     Token,
     TooManyTags,
+    UnusableDatabase,
 )
 
 BODY_LIMIT = 1024 * 1024
@@ -83,6 +84,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         or Path(app.instance_path, "sandbox.db" if sandbox else "contacts.db"),
         synchronous=app.config["CONTACTS_SYNCHRONOUS"],
         application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
+        threads=app.config["CONTACTS_THREADS"],
     )
     app.extensions["find_token"] = token_finder(app)
     if sandbox:
@@ -320,7 +322,10 @@ def server_error(error: Exception) -> Response:
     return refusal(500, "Server error")
 
 
-RETRY = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+def unavailable(text: str, error: Exception) -> Response:
+    error_log.error("%s %s: %s", request.method, loggable_path(), error.__cause__ or error)
+    return refusal(503, text, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+
 
 ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     BadJSON: lambda error: refusal(400, str(error)),
@@ -343,7 +348,10 @@ ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     MetadataTooLarge: lambda _: invalid(
         {"metadata": [f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."]}
     ),
-    StoreUnavailable: lambda error: refusal(503, str(error), RETRY),
+    StoreUnavailable: lambda error: unavailable(str(error), error),
+    UnusableDatabase: lambda error: unavailable(
+        "The database can't be used. Nothing was written; try again later.", error
+    ),
     HTTPException: lambda error: refusal(error.code, error.description),
     Exception: server_error,
 }

@@ -5,6 +5,7 @@ Times are stored as microseconds since the epoch, tags and metadata as compact J
 
 import hashlib
 import json
+import math
 import os
 import re
 import secrets
@@ -24,6 +25,7 @@ from urllib.parse import quote
 METADATA_LIMIT = 64 * 1024
 SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
+LAST_THREAD_SECONDS = 0.5
 DEFAULT_WORKSPACE = "default"
 
 # Says whose file it is: neither mode of the service ever serves the other's, or a stranger's.
@@ -169,17 +171,24 @@ class Token(NamedTuple):
 class FairLock:
     """A lock that goes to whoever has waited longest, which threading.Lock does not promise."""
 
-    def __init__(self):
+    def __init__(self, threads: float):
         self._guard = threading.Lock()
         self._waiting = deque()
-        self._held = False
+        self._held_since: float | None = None
+        self._threads = threads
 
     def acquire(self, timeout: float) -> bool:
-        """Wait for at most `timeout` seconds; false when it was not to be had."""
+        """Wait for at most `timeout` seconds; false when it was not to be had.
+
+        The last of the threads does not queue for what has been held for LAST_THREAD_SECONDS.
+        """
         with self._guard:
-            if not self._held:
-                self._held = True
+            now = time.monotonic()
+            if self._held_since is None:
+                self._held_since = now
                 return True
+            if len(self._waiting) + 2 >= self._threads:
+                timeout = min(timeout, max(0, self._held_since + LAST_THREAD_SECONDS - now))
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
@@ -195,9 +204,10 @@ class FairLock:
         """Hand the lock to the next in the queue."""
         with self._guard:
             if self._waiting:
+                self._held_since = time.monotonic()
                 self._waiting.popleft().release()
             else:
-                self._held = False
+                self._held_since = None
 
 
 class Store:
@@ -208,14 +218,21 @@ class Store:
     """
 
     def __init__(
-        self, path: str | Path, *, synchronous: str = "FULL", application_id: int = DEPLOYMENT_FILE
+        self,
+        path: str | Path,
+        *,
+        synchronous: str = "FULL",
+        application_id: int = DEPLOYMENT_FILE,
+        threads: float = math.inf,
     ):
+        """`threads`: how many will call. While writers wait, one of them is kept for readers."""
         self.path = Path(path)
         self._synchronous = synchronous
         self._application_id = application_id
-        self._writing = FairLock()
+        self._writing = FairLock(threads)
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
+        self._opened: tuple[int, ...] | None = None
 
     # Workspaces and tokens
 
@@ -383,32 +400,48 @@ class Store:
         for db in [self._writer, *self._readers]:
             if db:
                 db.close()
-        self._writer, self._readers = None, []
+        self._writer, self._readers, self._opened = None, [], None
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
+        self._require_the_opened_file()
         try:
             db = self._readers.pop()
         except IndexError:
             db = self._connect()
         try:
-            with _said_plainly():
+            with _said_plainly(self.path):
                 yield db
         finally:
             self._readers.append(db)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Read, merge and write as one. Threads queue here, other processes at BEGIN IMMEDIATE."""
+        """Read, merge and write as one. Threads queue here, other processes at BEGIN IMMEDIATE.
+
+        Both waits together last no longer than BUSY_SECONDS.
+        """
+        give_up = time.monotonic() + BUSY_SECONDS
         if not self._writing.acquire(BUSY_SECONDS):
-            raise StoreUnavailable("The database is busy. Nothing was written; try again.")
+            raise StoreUnavailable(_BUSY)
         try:
+            self._require_the_opened_file()
             if self._writer is None:
                 self._writer = self._connect()
-            with _said_plainly(), _committed(self._writer):
+            milliseconds = max(0, int((give_up - time.monotonic()) * 1000))
+            self._writer.execute(f"PRAGMA busy_timeout = {milliseconds}")
+            with _said_plainly(self.path), _committed(self._writer):
                 yield self._writer
         finally:
             self._writing.release()
+
+    def _require_the_opened_file(self):
+        """What is written to a file that was deleted or replaced is lost at the next start."""
+        if self._opened not in (None, _identity(self.path)):
+            raise UnusableDatabase(
+                f"{self.path}: the file was moved or replaced while it was served."
+                " Put it back, or restart."
+            )
 
     def _connect(self) -> sqlite3.Connection:
         try:
@@ -426,7 +459,9 @@ class Store:
             raise UnusableDatabase(f"{self.path}: {error}.") from error
         try:
             db.row_factory = _row
-            with _said_plainly():
+            if not os.access(self.path, os.W_OK):  # SQLite would notice at the first write only
+                raise UnusableDatabase(f"{self.path}: the file is read-only.")
+            with _said_plainly(self.path):
                 self._migrate(db)
                 db.execute(f"PRAGMA synchronous = {self._synchronous}")
                 db.execute("PRAGMA foreign_keys = ON")
@@ -436,6 +471,7 @@ class Store:
         except BaseException:
             db.close()
             raise
+        self._opened = _identity(self.path)
         return db
 
     def _migrate(self, db: sqlite3.Connection):
@@ -747,6 +783,14 @@ def _make_private(path: Path):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
+def _identity(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino
+
+
 def _turn_on_wal(db: sqlite3.Connection):
     """Waits for other processes here, since SQLite's busy handler does not for this pragma."""
     give_up = time.monotonic() + BUSY_SECONDS
@@ -772,17 +816,27 @@ def _committed(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterat
         raise
 
 
+_BUSY = "The database is busy. Nothing was written; try again."
+_NO_ROOM = "The disk is full or failing. Nothing was written; try again when there is room."
+
+
 @contextmanager
-def _said_plainly() -> Iterator[None]:
-    """Turns what an operator can mend into StoreUnavailable."""
+def _said_plainly(path: Path) -> Iterator[None]:
+    """Turns what an operator can mend into StoreUnavailable and UnusableDatabase."""
     try:
         yield
-    except sqlite3.OperationalError as error:
+    except sqlite3.Error as error:
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                text = "The database is busy. Nothing was written; try again."
-            case sqlite3.SQLITE_FULL:
-                text = "The disk is full. Nothing was written; try again when there is room."
+                raise StoreUnavailable(_BUSY) from error
+            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+                raise StoreUnavailable(_NO_ROOM) from error
+            case (
+                sqlite3.SQLITE_READONLY
+                | sqlite3.SQLITE_CANTOPEN
+                | sqlite3.SQLITE_CORRUPT
+                | sqlite3.SQLITE_NOTADB
+            ):
+                raise UnusableDatabase(f"{path}: {error}.") from error
             case _:
                 raise
-        raise StoreUnavailable(text) from error

@@ -214,12 +214,12 @@ def connection(url):
     return closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=SECONDS))
 
 
-def post(url, body, token=TOKEN, **headers):
+def post(url, body, token=TOKEN, path=UPDATE, **headers):
     """One call over a socket; the answer has `status`, `headers` and `json`."""
     with connection(url) as http_connection:
         http_connection.request(
             "POST",
-            UPDATE,
+            path,
             body if isinstance(body, bytes) else json.dumps(body),
             {"Authorization": f"Bearer {token}", "Content-Type": "application/json"} | headers,
         )

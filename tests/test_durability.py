@@ -1,0 +1,288 @@
+"""What a running server keeps through kill -9, a full disk, a held lock and a lost file."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from http.client import HTTPException
+
+import pytest
+from conftest import (
+    PHONE,
+    ROMAIN,
+    ROOT,
+    SECONDS,
+    TOKEN,
+    assert_refused,
+    connection,
+    contacts_in,
+    environment,
+    execute,
+    flask,
+    post,
+    serving,
+    write_lock,
+)
+
+from store import BUSY_SECONDS, DEFAULT_WORKSPACE, Store
+
+GET = "/api/v1/actions/get-contact"
+
+
+def database(path, phones=(PHONE,)):
+    """A database file of a deployment with these contacts."""
+    with closing(Store(path)) as store:
+        store.open_workspace(DEFAULT_WORKSPACE, [{**ROMAIN, "phone": phone} for phone in phones])
+    return path
+
+
+def read(url, phone=PHONE):
+    answer = post(url, {"phone": phone}, path=GET)
+    assert answer.status_code == 200
+    return answer.json
+
+
+def assert_unavailable(answer, said):
+    assert_refused(answer, 503)
+    assert said in answer.json["error"]
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+def assert_sound(path):
+    assert execute(path, "PRAGMA integrity_check") == [("ok",)]
+    assert execute(path, "PRAGMA foreign_key_check") == []
+
+
+# kill -9
+
+
+def write_until_it_dies(url, phone, writer, acknowledged):
+    """Update metadata, a new key each time; notes the keys that were answered with a 200."""
+    with suppress(OSError, HTTPException):
+        for n in range(100_000):
+            key = f"{writer}-{n}"
+            if post(url, {"phone": phone, "metadata": {key: n}}).status_code == 200:
+                acknowledged.append(key)
+
+
+def test_kill_9_in_the_middle_of_concurrent_updates_loses_nothing_that_was_acknowledged(tmp_path):
+    rounds = {f"+141555501{n:02}": [] for n in range(15)}
+    path = database(tmp_path / "served.db", rounds)
+    for number, (phone, acknowledged) in enumerate(rounds.items()):
+        with serving(tmp_path, QYVO_TOKEN=TOKEN) as server, ThreadPoolExecutor(6) as writers:
+            for writer in range(6):
+                writers.submit(write_until_it_dies, server.url, phone, writer, acknowledged)
+            while len(acknowledged) < 10:
+                time.sleep(0.005)
+            time.sleep(0.02 * number)
+            server.process.kill()
+        assert "Traceback" not in server.log()
+        stored = {contact["phone"]: contact["metadata"] for contact in contacts_in(path)}
+        for each, keys in rounds.items():
+            assert stored[each].keys() >= set(keys)
+        assert_sound(path)
+
+
+# The disk is full
+
+
+@contextmanager
+def small_disk(folder):
+    """A file system of 8 MiB; `fill` leaves no room on it, `empty` makes room again."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a small file system to fill")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk):
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+def assert_survives_a_full_disk(server, path, make_full, make_room):
+    acknowledged = dict(ROMAIN["metadata"])
+
+    def update(n):
+        answer = post(server.url, {"phone": PHONE, "metadata": {f"k{n}": "x" * 500}})
+        if answer.status_code == 200:
+            acknowledged[f"k{n}"] = "x" * 500
+        return answer
+
+    assert update(0).status_code == 200
+    make_full()
+    answer = next(a for n in range(1, 100) if (a := update(n)).status_code != 200)
+    assert_unavailable(answer, "The disk is full")
+    for n in range(100, 120):
+        update(n)
+        assert read(server.url)["metadata"] == acknowledged
+    make_room()
+    assert update(120).status_code == 200
+    assert read(server.url)["metadata"] == acknowledged
+    assert "Traceback" not in server.log()
+    assert server.stop() == 0
+    [contact] = contacts_in(path)
+    assert contact["metadata"] == acknowledged
+    assert_sound(path)
+
+
+def test_on_a_full_disk_a_call_is_a_503_reads_work_and_writes_resume_when_there_is_room(tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        path = database(disk / "contacts.db")
+        with serving(tmp_path, QYVO_TOKEN=TOKEN, CONTACTS_DATABASE=str(path)) as server:
+            assert_survives_a_full_disk(server, path, lambda: fill(disk), (disk / "filler").unlink)
+
+
+def test_a_limit_on_the_size_of_files_is_survived_like_a_full_disk(tmp_path):
+    path = database(tmp_path / "served.db")
+    with serving(tmp_path, QYVO_TOKEN=TOKEN) as server:
+        unlimited = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+
+        def limit(size):
+            resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size, unlimited[1]))
+
+        assert_survives_a_full_disk(
+            server, path, lambda: limit(64 * 1024), lambda: limit(unlimited[0])
+        )
+
+
+def test_starting_on_a_full_disk_is_said_in_one_line(tmp_path):
+    with small_disk(tmp_path / "disk") as disk:
+        fill(disk)
+        result = flask("serve", "--port", "0", env=environment(disk / "contacts.db"))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: The disk is full")
+    assert result.stderr.count("\n") == 1
+
+
+# Another process holds the write lock
+
+
+def test_a_call_waits_for_another_process_that_holds_the_write_lock_for_2_s(server):
+    with ThreadPoolExecutor(1) as threads:
+        with write_lock(server.database):
+            answer = threads.submit(post, server.url, {"phone": PHONE, "name": "Waited"})
+            time.sleep(2)
+            assert not answer.done()
+        assert answer.result(SECONDS).json["name"] == "Waited"
+
+
+def test_a_lock_held_for_longer_is_a_503_in_time_with_reads_answered_meanwhile(server):
+    writers = 12
+
+    def write(n):
+        started = time.monotonic()
+        answer = post(server.url, {"phone": PHONE, "metadata": {f"w{n}": n}})
+        return answer, time.monotonic() - started
+
+    before = contacts_in(server.database)
+    with ThreadPoolExecutor(writers) as threads, write_lock(server.database):
+        answers = [threads.submit(write, n) for n in range(writers)]
+        reads = 0
+        while not all(answer.done() for answer in answers):
+            started = time.monotonic()
+            read(server.url)
+            assert time.monotonic() - started < BUSY_SECONDS / 2
+            reads += 1
+        for answer, seconds in (answer.result() for answer in answers):
+            assert_unavailable(answer, "busy")
+            assert seconds < BUSY_SECONDS * 1.8  # not one wait after the other
+    assert reads > writers
+    assert contacts_in(server.database) == before
+    assert post(server.url, {"phone": PHONE, "name": "After"}).status_code == 200
+
+
+# The file
+
+
+@pytest.mark.parametrize("folder_mode", [0o500, 0o700], ids=oct)
+def test_a_read_only_file_is_said_in_one_line_and_left_as_it_was(tmp_path, folder_mode):
+    path = database(tmp_path / "contacts.db")
+    before = path.read_bytes()
+    path.chmod(0o400)
+    tmp_path.chmod(folder_mode)
+    command = [sys.executable, "-m", "flask", "serve", "--port", "0"]
+    if os.geteuid() == 0:  # whom permissions bind only without its capabilities
+        if not shutil.which("setpriv"):
+            pytest.skip("setpriv is not installed, and permissions do not bind root")
+        command = ["setpriv", "--inh-caps=-all", "--bounding-set=-all", *command]
+    try:
+        result = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment(path),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+    finally:
+        tmp_path.chmod(0o700)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {path}: ")
+    assert result.stderr.count("\n") == 1
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_file_is_said_in_one_line_and_left_as_it_was(tmp_path):
+    path = database(tmp_path / "contacts.db")
+    damaged = path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096)
+    path.write_bytes(damaged)
+    result = flask("serve", "--port", "0", env=environment(path))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(f"Error: {path}: ")
+    assert result.stderr.count("\n") == 1
+    assert path.read_bytes() == damaged
+
+
+def test_a_symbolic_link_to_a_database_is_followed_and_one_to_nothing_is_refused(tmp_path):
+    database(tmp_path / "real.db")
+    link = tmp_path / "served.db"
+    link.symlink_to("real.db")
+    with serving(tmp_path, QYVO_TOKEN=TOKEN) as server:
+        assert post(server.url, {"phone": PHONE, "name": "Linked"}).status_code == 200
+        assert server.stop() == 0
+    assert contacts_in(tmp_path / "real.db")[0]["name"] == "Linked"
+    link.unlink()
+    link.symlink_to("nothing.db")
+    result = flask("serve", "--port", "0", env=environment(link))
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert not (tmp_path / "nothing.db").exists()
+
+
+def lose(path):
+    path.rename(path.with_name("moved.db"))
+
+
+def replace(path):
+    lose(path)
+    database(path)
+
+
+@pytest.mark.parametrize("happened", [lose, replace])
+def test_nothing_is_acknowledged_to_a_file_that_was_moved_away_under_the_server(server, happened):
+    assert post(server.url, {"phone": PHONE}).status_code == 200
+    happened(server.database)
+    replaced = server.database.exists() and server.database.read_bytes()
+    for path in (GET, "/api/v1/actions/update-contact"):
+        answer = post(server.url, {"phone": PHONE}, path=path)
+        assert_unavailable(answer, "The database can't be used")
+        assert str(server.database) not in answer.json["error"]
+    with connection(server.url) as http:
+        http.request("GET", "/healthz")
+        assert http.getresponse().status == 503
+    assert f"{server.database}: the file was moved or replaced" in server.log()
+    assert "Traceback" not in server.log()
+    assert (server.database.exists() and server.database.read_bytes()) == replaced
+
+    server.database.with_name("moved.db").rename(server.database)
+    assert post(server.url, {"phone": PHONE, "name": "Back"}).json["name"] == "Back"
