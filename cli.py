@@ -1,5 +1,6 @@
 """The operator's commands: `flask serve` and `flask token`."""
 
+import ipaddress
 import logging
 import re
 import sys
@@ -9,7 +10,7 @@ import click
 from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
 
-from app import create_app, refuses_by_header
+from app import ANSWER_HEADERS, create_app, refuses_by_header
 from server import Server
 from store import DEFAULT_WORKSPACE, NameTaken, Store, StoreUnavailable, UnusableDatabase
 
@@ -18,6 +19,11 @@ curl -X POST {url}/api/v1/actions/update-contact \\
   -H "Authorization: Bearer {token}" \\
   -H "Content-Type: application/json" \\
   -d '{{"phone": "+14155550123", "metadata": {{"lifetime_value": 9120.00}}}}'"""
+
+NO_TLS = (
+    "Warning: other machines can reach this without TLS, so tokens and contacts can be read on the"
+    " way. Put a proxy with TLS in front, and name its address in CONTACTS_TRUSTED_PROXY."
+)
 
 
 def main():
@@ -49,10 +55,18 @@ def serve(host: str, port: int, sandbox: bool):
         tokens = app.extensions["store"].list_tokens()
     try:
         server = Server(
-            app, host, port, app.config["CONTACTS_THREADS"], lambda h: refuses_by_header(app, h)
+            app,
+            host,
+            port,
+            app.config["CONTACTS_THREADS"],
+            lambda headers: refuses_by_header(app, headers),
+            ANSWER_HEADERS,
         )
     except OSError as error:
         raise click.ClickException(f"Can't listen on {host}:{port}: {error.strerror}.") from error
+    beyond_loopback = not ipaddress.ip_address(server.address).is_loopback
+    if beyond_loopback and not (sandbox or app.config["CONTACTS_TRUSTED_PROXY"]):
+        click.echo(NO_TLS, err=True)
     click.echo(f"Serving on {server.url}")
     if sandbox:
         click.echo("Sandbox: sample contacts, no real ones. Try it:\n")

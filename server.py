@@ -7,10 +7,12 @@ forgotten, before it has sent anything. Errors of HTTP itself are answered as JS
 
 import json
 import logging
+import resource
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 
 from waitress import create_server, wasyncore
@@ -19,6 +21,7 @@ from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask
 from waitress.utilities import RequestEntityTooLarge
 
+CONNECTION_LIMIT = 1000
 IDLE_SECONDS = 30
 STOP_SECONDS = 10
 # Framing may make a chunked body a few times longer than what it carries.
@@ -73,6 +76,7 @@ class JSONErrorTask(ErrorTask):
         body = json.dumps({"error": text, "message": text}).encode()
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers.extend(self.channel.answer_headers.items())
         self.content_length = len(body)
         self.set_close_on_finish()
         self.write(body)
@@ -85,6 +89,7 @@ class LingeringChannel(HTTPChannel):
     """
 
     error_task_class = JSONErrorTask
+    answer_headers: Mapping[str, str]
     lingering = False
 
     def handle_write(self):
@@ -99,7 +104,10 @@ class LingeringChannel(HTTPChannel):
 
     def handle_read(self):
         if not self.lingering:
+            unfinished, last_activity = self.request, self.last_activity
             super().handle_read()
+            if unfinished and self.request is unfinished and not unfinished.headers_finished:
+                self.last_activity = last_activity  # a header that drips in is no activity
             return
         try:
             self.recv(65536)  # does not count as activity: IDLE_SECONDS bounds it
@@ -108,7 +116,10 @@ class LingeringChannel(HTTPChannel):
 
 
 class Server:
-    """Listens, and heeds SIGTERM and Ctrl-C, from the moment it is made; `url` says where."""
+    """Listens, and heeds SIGTERM and Ctrl-C, from the moment it is made.
+
+    `address` and `url` say where.
+    """
 
     def __init__(
         self,
@@ -117,30 +128,38 @@ class Server:
         port: int,
         threads: int,
         refuses: Callable[[Mapping[str, str]], bool],
+        answer_headers: Mapping[str, str],
     ):
         """`refuses` tells from a request's header whether its body can be left unread.
 
+        `answer_headers` go with the errors that are answered without the application.
         Raises OSError when the address can't be had.
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
+        self.address = listener.getsockname()[0]
+        _allow_open_files(2 * CONNECTION_LIMIT)
         self._server = create_server(
             application,
             sockets=[listener],
             threads=threads,
             ident=None,
-            connection_limit=1000,
+            connection_limit=CONNECTION_LIMIT,
             asyncore_use_poll=True,  # select() can't watch that many
             channel_timeout=IDLE_SECONDS,
             cleanup_interval=5,
             max_request_header_size=32 * 1024,
             max_request_body_size=BODY_BYTES_READ,
+            clear_untrusted_proxy_headers=False,  # the application knows whom it trusts
             log_socket_errors=False,
         )
         self._server.channel_class = type(
             "Channel",
             (LingeringChannel,),
-            {"parser_class": staticmethod(partial(HeaderFirstParser, refuses=refuses))},
+            {
+                "parser_class": staticmethod(partial(HeaderFirstParser, refuses=refuses)),
+                "answer_headers": answer_headers,
+            },
         )
         self._stopping = False
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -170,3 +189,11 @@ class Server:
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
         self._stopping = True
         self._server.pull_trigger()
+
+
+def _allow_open_files(count: int):
+    """Many systems allow 1024, too few for CONNECTION_LIMIT and the database, unless asked."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < count:
+        with suppress(ValueError):  # the administrator allows no more
+            resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

@@ -375,15 +375,15 @@ def test_head_has_no_body(url):
 # The log
 
 
-def test_one_line_a_request_with_time_method_path_status_milliseconds_and_the_tokens_name(server):
+def test_a_line_a_request_time_method_path_status_milliseconds_token_and_address(server):
     secret = flask("token", "create", "shop-7", env=environment(server.database)).stdout.strip()
     for token, expected in {
-        secret: r"200 \d+\.\dms shop-7",
-        TOKEN: r"200 \d+\.\dms QYVO_TOKEN",
-        "wrong": r"401 \d+\.\dms -",
+        secret: r"200 \d+\.\dms shop-7 127\.0\.0\.1",
+        TOKEN: r"200 \d+\.\dms QYVO_TOKEN 127\.0\.0\.1",
+        "wrong": r"401 \d+\.\dms - 127\.0\.0\.1",
     }.items():
         answer = post(server.url, {"phone": PHONE}, token)
-        line = log_line(server, f"ms {expected.split()[-1]}\n").rstrip("\n")
+        line = log_line(server, f"ms {expected.split()[-2]} ").rstrip("\n")
         stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00"
         assert re.fullmatch(rf"{stamp} POST {UPDATE} {expected}", line), (answer, line)
     assert server.log().count("\n") == 3
