@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -245,6 +246,13 @@ def raw(url, sent=b""):
         yield sock
 
 
+def head(token="sandbox", *fields, method="POST", path=UPDATE):
+    """The header of a request."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}"]
+    lines += ["Content-Type: application/json", *fields]
+    return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
+
+
 def read_answer(sock):
     """Status and JSON of one answer, without waiting for the connection to end."""
     received = b""
@@ -262,3 +270,14 @@ def received_or_fail(sock):
     data = sock.recv(65536)
     assert data, "the connection was closed without an answer"
     return data
+
+
+def log_line(server, part):
+    """The log's line with that part, once it is there."""
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for line in server.log().splitlines(keepends=True):
+            if part in line:
+                return line
+        time.sleep(0.02)
+    raise AssertionError(f"no line with {part!r} in:\n{server.log()}")

@@ -24,6 +24,8 @@ from conftest import (
     contacts_in,
     environment,
     flask,
+    head,
+    log_line,
     post,
     raw,
     read_answer,
@@ -41,24 +43,6 @@ BODY = json.dumps({"phone": PHONE}).encode()
 def url(sandbox):
     """Where the sandbox that the tests of this file share is served."""
     return sandbox.url
-
-
-def head(token="sandbox", *fields, method="POST", path=UPDATE):
-    """The header of a request."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}"]
-    lines += ["Content-Type: application/json", *fields]
-    return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
-
-
-def log_line(server, part):
-    """The log's line with that part, once it is there."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        for line in server.log().splitlines(keepends=True):
-            if part in line:
-                return line
-        time.sleep(0.02)
-    raise AssertionError(f"no line with {part!r} in:\n{server.log()}")
 
 
 # Starting
