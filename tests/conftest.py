@@ -160,13 +160,13 @@ def flask(*args, env, **options):
 
 
 @contextmanager
-def serving(directory, *options, **settings):
+def serving(directory, *options, python=("-m", "flask"), **settings):
     """The real server on a free port: `url`, `database`, `process`, `log()`, `stop()`."""
     directory.mkdir(exist_ok=True)
     database, log = directory / "served.db", directory / "log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flask", "serve", "--port", "0", *options],
+            [sys.executable, *python, "serve", "--port", "0", *options],
             cwd=ROOT,
             env=environment(database, **settings),
             stdout=subprocess.PIPE,
