@@ -4,10 +4,12 @@ PORT ?= 8000
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
 
-.PHONY: run test lint format
+.PHONY: run install test lint format audit
 
 run: $(VENV)/runs
 	@$(BIN)/flask serve --sandbox --port $(PORT)
+
+install: $(VENV)/runs
 
 test: lint
 	$(BIN)/python -m pytest -n auto
@@ -19,6 +21,12 @@ lint: $(VENV)/tests
 format: $(VENV)/tests
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# Fails for a known vulnerability, and when its data can't be had.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.txt
 
 $(VENV)/runs: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13")'

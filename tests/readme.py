@@ -18,8 +18,9 @@ class Example(NamedTuple):
 def examples() -> list[Example]:
     """Every fenced block of the README, in order."""
     found, section = [], ""
+    texts = [path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs-*.md"))]]
     for heading, language, text in re.findall(
-        r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S
+        r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", "\n".join(texts), re.M | re.S
     ):
         if heading:
             section = heading
