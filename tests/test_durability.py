@@ -9,6 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from http.client import HTTPException
+from pathlib import Path
 
 import pytest
 from conftest import (
@@ -155,10 +156,15 @@ def test_a_limit_on_the_size_of_files_is_survived_like_a_full_disk(tmp_path):
         )
 
 
-def test_starting_on_a_full_disk_is_said_in_one_line(tmp_path):
+@pytest.mark.parametrize("make", [database, Path.touch, lambda path: None])
+def test_starting_on_a_full_disk_is_said_in_one_line(tmp_path, make):
     with small_disk(tmp_path / "disk") as disk:
+        path = disk / "contacts.db"
+        make(path)
+        before = path.exists() and path.read_bytes()
         fill(disk)
-        result = flask("serve", "--port", "0", env=environment(disk / "contacts.db"))
+        result = flask("serve", "--port", "0", env=environment(path))
+        assert (path.exists() and path.read_bytes()) in (before, b"")
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith("Error: The disk is full")
     assert result.stderr.count("\n") == 1
@@ -197,6 +203,7 @@ def test_a_lock_held_for_longer_is_a_503_in_time_with_reads_answered_meanwhile(s
             assert_unavailable(answer, "busy")
             assert seconds < BUSY_SECONDS * 1.8  # not one wait after the other
     assert reads > writers
+    assert "database is locked" in server.log()
     assert contacts_in(server.database) == before
     assert post(server.url, {"phone": PHONE, "name": "After"}).status_code == 200
 
