@@ -9,6 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import cache, wraps
 from pathlib import Path
@@ -18,12 +19,17 @@ import click
 import phonenumbers
 from flask import Blueprint, Flask, Response, current_app, g, request
 from flask.json.provider import DefaultJSONProvider
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from werkzeug.exceptions import (
+    ClientDisconnected,
     HTTPException,
     MethodNotAllowed,
     NotFound,
     RequestEntityTooLarge,
+    TooManyRequests,
     Unauthorized,
     UnsupportedMediaType,
 )
@@ -89,10 +95,9 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         threads=app.config["CONTACTS_THREADS"],
     )
     app.extensions["find_token"] = token_finder(app)
-    if sandbox:
-        import sandbox as room
-
-        room.init_app(app)
+    app.extensions["rate_limit"] = RateLimit(app.config["CONTACTS_RATE_LIMIT"])
+    app.extensions["rehearse"] = lambda: None
+    app.extensions["spare_thread"] = nullcontext
     app.register_blueprint(api, url_prefix="/api/v1", name="api")
     app.register_blueprint(api, url_prefix="/v1", name="v1")
     app.add_url_rule("/healthz", view_func=healthz)
@@ -102,10 +107,15 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     app.before_request(start_clock)
     app.after_request(add_headers)
     app.after_request(log_request)
+    app.after_request(show_rate_limit)
     for error, handler in ERROR_HANDLERS.items():
         app.register_error_handler(error, handler)
     app.cli.add_command(cli.serve)
     app.cli.add_command(cli.token)
+    if sandbox:
+        import sandbox as room  # which imports this module, and is loaded for nobody else
+
+        room.init_app(app)
     return app
 
 
@@ -132,6 +142,7 @@ class Settings(Schema):
     CONTACTS_SYNCHRONOUS = fields.String(
         load_default="FULL", validate=validate.OneOf(["FULL", "NORMAL"])
     )
+    CONTACTS_RATE_LIMIT = fields.Integer(load_default=None, validate=validate.Range(1, 1_000_000))
     CONTACTS_THREADS = fields.Integer(load_default=4, validate=validate.Range(1, 64))
     CONTACTS_TRUSTED_PROXY = fields.IP(load_default=None)
 
@@ -170,14 +181,21 @@ def bearer(app: Flask, authorization: str | None) -> Token | None:
     return app.extensions["find_token"](match[1]) if match else None
 
 
-@api.before_request
-def authenticate():
-    """Decides before a byte of the body is read (ours)."""
-    if getattr(current_app.view_functions[request.endpoint], "public", False):
-        return
+def identify():
+    """Finds out who calls, in `g.token`. Raises Unauthorized."""
     g.token = bearer(current_app, request.headers.get("Authorization"))
     if g.token is None:
         raise Unauthorized
+
+
+@api.before_request
+def admit():
+    """Decides before a byte of the body is read (ours)."""
+    if getattr(current_app.view_functions[request.endpoint], "public", False):
+        return
+    identify()
+    current_app.extensions["rate_limit"].count(g.token)
+    current_app.extensions["rehearse"]()
 
 
 def refuses_by_header(app: Flask, headers: Mapping[str, str]) -> bool:
@@ -187,7 +205,44 @@ def refuses_by_header(app: Flask, headers: Mapping[str, str]) -> bool:
     """
     if int(headers.get("CONTENT_LENGTH", 0)) > BODY_LIMIT:
         return True
-    return bearer(app, headers.get("AUTHORIZATION")) is None
+    token = bearer(app, headers.get("AUTHORIZATION"))
+    return token is None or app.extensions["rate_limit"].is_used_up(token)
+
+
+class RateLimit:
+    """So many requests in any 60 seconds for each token; without a number, any number of them."""
+
+    def __init__(self, per_minute: int | None):
+        self._limit = per_minute and RateLimitItemPerMinute(per_minute)
+        self._window = MovingWindowRateLimiter(MemoryStorage()) if per_minute else None
+
+    def count(self, token: Token):
+        """Raises TooManyRequests, with the seconds after which a request is answered again."""
+        if not self._limit:
+            return
+        admitted = self._window.hit(self._limit, *map(str, token))
+        reset, remaining = self._window.get_window_stats(self._limit, *map(str, token))
+        g.rate_limit_headers = {
+            "X-RateLimit-Limit": str(self._limit.amount),
+            "X-RateLimit-Remaining": str(max(0, remaining)),
+        }
+        if not admitted:
+            raise TooManyRequests(retry_after=max(1, math.floor(reset - time.time()) + 1))
+
+    def is_used_up(self, token: Token) -> bool:
+        """Whether count() would refuse, without counting."""
+        return bool(self._limit) and not self._window.test(self._limit, *map(str, token))
+
+    def forget(self, token: Token):
+        """Free what is kept for a token that is no more."""
+        if self._limit:
+            self._window.clear(self._limit, *map(str, token))
+
+
+def show_rate_limit(response: Response) -> Response:
+    """On every answer to a request that was counted."""
+    response.headers.update(g.get("rate_limit_headers", {}))
+    return response
 
 
 def public(view):
@@ -216,13 +271,18 @@ def takes(schema: Schema):
     def decorate(view):
         @wraps(view)
         def wrapper():
-            schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
-            return view(**schema.load(read_json()))
+            return view(**read(schema))
 
         wrapper.takes = schema
         return wrapper
 
     return decorate
+
+
+def read(schema: Schema) -> dict[str, Any]:
+    """What the schema reads from the request's JSON body."""
+    schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
+    return schema.load(read_json())
 
 
 def gives(schema: Schema, status: int = 200):
@@ -249,12 +309,15 @@ class BadJSON(Exception):
 
 
 def read_json() -> dict[str, Any]:
-    """The JSON object in the request's body; raises what answers 413, 415, 400 and 422."""
+    """The JSON object in the request's body; raises what answers 413, 415, 503, 400 and 422."""
     if (request.content_length or 0) > BODY_LIMIT:
         raise RequestEntityTooLarge
     if not request.is_json:
         raise UnsupportedMediaType
-    document = parse_json(request.get_data())
+    body = request.get_data()
+    if len(body) < (request.content_length or 0):
+        raise ClientDisconnected
+    document = parse_json(body)
     if not isinstance(document, dict):
         raise ValidationError("The body must be a JSON object.", "body")
     return document
@@ -349,6 +412,11 @@ ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     ),
     UnsupportedMediaType: lambda _: refusal(
         415, "Send JSON, with the header Content-Type: application/json."
+    ),
+    # The server left the body because the header was refused, and a moment later it was not.
+    ClientDisconnected: lambda _: refusal(503, "The body was not read: try again.", RETRY),
+    TooManyRequests: lambda error: refusal(
+        429, "Too many requests", {"Retry-After": str(error.retry_after)}
     ),
     ValidationError: lambda error: invalid(error.normalized_messages()),
     TooManyTags: lambda _: invalid(

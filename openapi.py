@@ -49,6 +49,12 @@ HEADERS = {
     "Busy": {"Retry-After": {"type": "integer", "description": "In seconds."}},
 }
 
+# On every answer to a caller who is known, when the operator has set a limit.
+RATE_LIMIT = {
+    "X-RateLimit-Limit": {"type": "integer", "description": "Requests a minute."},
+    "X-RateLimit-Remaining": {"type": "integer", "description": "What is left of them."},
+}
+
 TEXT = r"^[^\u0000]*$"
 NOT_BLANK = r"[^,\s\u001c-\u001f\u0085\u0000]"  # Python strips a few more than \s stands for
 
@@ -99,6 +105,7 @@ def operation(name: str, view: Any) -> dict[str, Any]:
     described["responses"] = {
         str(status): {
             "description": HTTPStatus(status).phrase,
+            "headers": described_headers({} if public else RATE_LIMIT),
             "content": {"application/json": {"schema": answer}},
         },
         **{str(code): errors[code] for code in sorted(errors)},
@@ -131,11 +138,14 @@ def add_errors(spec: APISpec):
             "description": description,
             "content": {"application/json": {"schema": schema}},
         }
-        if name in HEADERS:
-            response["headers"] = {
-                header: {"schema": value} for header, value in HEADERS[name].items()
-            }
+        response["headers"] = described_headers(HEADERS.get(name, {}), required=True)
+        if name != "Unauthenticated":
+            response["headers"] |= described_headers(RATE_LIMIT)
         spec.components.response(name, response)
+
+
+def described_headers(headers: dict[str, Any], required: bool = False) -> dict[str, Any]:
+    return {name: {"required": required, "schema": schema} for name, schema in headers.items()}
 
 
 class Converter(OpenAPIConverter):

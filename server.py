@@ -10,9 +10,10 @@ import logging
 import resource
 import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from waitress import create_server, wasyncore
@@ -24,6 +25,7 @@ from waitress.utilities import RequestEntityTooLarge
 CONNECTION_LIMIT = 1000
 IDLE_SECONDS = 30
 STOP_SECONDS = 10
+MOST_SPARE_THREADS = 500
 # Framing may make a chunked body a few times longer than what it carries.
 BODY_BYTES_READ = 4 * 1024 * 1024
 
@@ -61,8 +63,8 @@ class HeaderFirstParser(HTTPRequestParser):
         self.completed = True
         self.expect_continue = False
         self.headers["CONNECTION"] = "close"
-        if self.chunked and self.body_bytes_received:
-            self.headers["CONTENT_LENGTH"] = str(self.body_bytes_received)
+        if self.chunked:
+            self.headers["CONTENT_LENGTH"] = str(max(1, self.body_bytes_received))
         return len(data)
 
 
@@ -164,8 +166,28 @@ class Server:
         self._stopping = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        self._threads = threads
+        self._asleep = 0
+        self._asleep_lock = threading.Lock()
         name = f"[{host}]" if family == socket.AF_INET6 else host
         self.url = f"http://{name}:{listener.getsockname()[1]}"
+
+    @contextmanager
+    def spare_thread(self) -> Iterator[None]:
+        """While the caller sleeps in its thread, another one serves in its place."""
+        self._count_asleep(1)
+        try:
+            yield
+        finally:
+            self._count_asleep(-1)
+
+    def _count_asleep(self, change: int):
+        with self._asleep_lock:
+            self._asleep += change
+            if not self._stopping:
+                self._server.task_dispatcher.set_thread_count(
+                    self._threads + min(self._asleep, MOST_SPARE_THREADS)
+                )
 
     def run(self):
         """Serve until SIGTERM or Ctrl-C, then answer what has been asked and return."""

@@ -141,7 +141,12 @@ class ContactNotFound(LookupError):
 
 
 class MetadataTooLarge(ValueError):
-    """Merged, the contact's metadata would be larger than METADATA_LIMIT bytes."""
+    """Merged, the contact's metadata would be larger than METADATA_LIMIT bytes.
+
+    Of several contacts, `position` says which.
+    """
+
+    position: int | None = None
 
 
 class TooManyTags(ValueError):
@@ -245,6 +250,18 @@ class Store:
         with self._transaction() as db:
             return _open_workspace(db, name, contacts)
 
+    def list_workspaces(self) -> dict[str, int]:
+        """The id of every workspace by its name, oldest first."""
+        with self._reading() as db:
+            rows = db.execute("SELECT name, id FROM workspace ORDER BY id").fetchall()
+        return {row["name"]: row["id"] for row in rows}
+
+    def delete_workspace(self, workspace_id: int):
+        """Forget the workspace with its contacts and tokens. Its id may be given to a new one."""
+        with self._transaction() as db:
+            _delete_contacts(db, workspace_id)
+            db.execute("DELETE FROM workspace WHERE id = ?", (workspace_id,))
+
     def create_token(self, name: str, workspace: str = DEFAULT_WORKSPACE) -> str:
         """A new bearer token with 256 random bits. It can't be read back: only its SHA-256 is kept.
 
@@ -291,6 +308,20 @@ class Store:
 
     # Contacts
 
+    def replace_contacts(self, workspace_id: int, contacts: list[dict[str, Any]]):
+        """Delete the workspace's contacts and create these, all or nothing.
+
+        Raises MetadataTooLarge.
+        """
+        with self._transaction() as db:
+            _delete_contacts(db, workspace_id)
+            for position, contact in enumerate(contacts):
+                try:
+                    _create(db, workspace_id, contact)
+                except MetadataTooLarge as error:
+                    error.position = position
+                    raise
+
     def create_contact(
         self, workspace_id: int, *, phone: str, source: str = "api", **fields: Any
     ) -> dict[str, Any]:
@@ -299,10 +330,7 @@ class Store:
         `source` says how a new contact came in. Raises MetadataTooLarge.
         """
         with self._transaction() as db:
-            row = _find(db, workspace_id, phone=phone)
-            if row:
-                return _contact(_change(db, row, fields))
-            return _contact(_insert(db, workspace_id, {"phone": phone, "source": source, **fields}))
+            return _contact(_create(db, workspace_id, {"phone": phone, **fields}, source))
 
     def update_contact(
         self,
@@ -423,7 +451,7 @@ class Store:
         """
         give_up = time.monotonic() + BUSY_SECONDS
         if not self._writing.acquire(BUSY_SECONDS):
-            raise StoreUnavailable(_BUSY)
+            raise StoreUnavailable(BUSY)
         try:
             self._require_the_opened_file()
             if self._writer is None:
@@ -542,6 +570,20 @@ def _required(row: dict[str, Any] | None) -> dict[str, Any]:
     if row is None:
         raise ContactNotFound
     return row
+
+
+def _create(
+    db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any], source: str = "api"
+) -> dict[str, Any]:
+    row = _find(db, workspace_id, phone=fields["phone"])
+    if row:
+        return _change(db, row, fields)
+    return _insert(db, workspace_id, {"source": source, **fields})
+
+
+def _delete_contacts(db: sqlite3.Connection, workspace_id: int):
+    db.execute("DELETE FROM contact WHERE workspace_id = ?", (workspace_id,))
+    _index(db)
 
 
 def _insert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
@@ -816,7 +858,7 @@ def _committed(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterat
         raise
 
 
-_BUSY = "The database is busy. Nothing was written; try again."
+BUSY = "The database is busy. Nothing was written; try again."
 _NO_ROOM = "The disk is full or failing. Nothing was written; try again when there is room."
 
 
@@ -828,7 +870,7 @@ def _said_plainly(path: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         match getattr(error, "sqlite_errorcode", 0) & 0xFF:
             case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                raise StoreUnavailable(_BUSY) from error
+                raise StoreUnavailable(BUSY) from error
             case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
                 raise StoreUnavailable(_NO_ROOM) from error
             case (

@@ -1,0 +1,133 @@
+"""CONTACTS_RATE_LIMIT: a rolling minute for each token, as the vendor documents it."""
+
+import socket
+import time
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import pytest
+from conftest import PHONE, TOKEN, UPDATE, assert_refused, caller, flask, post, serving
+from conftest import environment as environ
+
+LIMIT, REMAINING = "X-RateLimit-Limit", "X-RateLimit-Remaining"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time as `limits` and the application see it; `now` is yours to set."""
+    clock = SimpleNamespace(now=1_800_000_000.25)
+    monkeypatch.setattr(time, "time", lambda: clock.now)
+    return clock
+
+
+@pytest.fixture
+def app(make_app, clock):
+    return make_app(CONTACTS_RATE_LIMIT="3")
+
+
+def test_every_answer_tells_the_limit_and_what_remains(call):
+    answers = [call({"phone": PHONE}) for _ in range(3)]
+    assert [a.headers[LIMIT] for a in answers] == ["3"] * 3
+    assert [a.headers[REMAINING] for a in answers] == ["2", "1", "0"]
+
+
+def test_past_the_limit_a_call_is_a_429(call):
+    for _ in range(3):
+        assert call({"phone": PHONE}).status_code == 200
+    answer = call({"phone": PHONE})
+    assert_refused(answer, 429, "Too many requests")
+    assert (answer.headers[LIMIT], answer.headers[REMAINING]) == ("3", "0")
+
+
+def test_refused_requests_count_too(call, client):
+    assert call(b"no json").status_code == 400
+    assert call({"phone": "nobody"}).status_code == 422
+    assert client.get("/v1/me", headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert call({"phone": PHONE}).status_code == 429
+
+
+def test_retry_after_is_truthful(call, clock):
+    for _ in range(3):
+        call({"phone": PHONE})
+        clock.now += 7.3
+    seconds = int(call({"phone": PHONE}).headers["Retry-After"])
+    assert seconds == 39  # 60 - 3 * 7.3 = 38.1
+    clock.now += seconds - 1
+    assert call({"phone": PHONE}).status_code == 429
+    clock.now += 1
+    assert call({"phone": PHONE}).status_code == 200
+
+
+def test_the_minute_rolls(call, clock):
+    call({"phone": PHONE})
+    clock.now += 30
+    call({"phone": PHONE})
+    call({"phone": PHONE})
+    clock.now += 31
+    assert call({"phone": PHONE}).status_code == 200
+    assert call({"phone": PHONE}).status_code == 429
+
+
+def test_a_429_writes_nothing_and_comes_before_the_body_is_looked_at(call, stored):
+    for _ in range(3):
+        call({"phone": PHONE})
+    before = stored()
+    assert call({"phone": PHONE, "name": "Too late"}).status_code == 429
+    assert call(b"no json").status_code == 429
+    assert stored() == before
+
+
+def test_each_token_has_a_limit_of_its_own(app, call):
+    other = caller(app.test_client(), app.extensions["store"].create_token("other"))
+    for _ in range(4):
+        answer = call({"phone": PHONE})
+    assert answer.status_code == 429
+    assert other({"phone": PHONE}).headers[REMAINING] == "2"
+
+
+def test_what_needs_no_token_is_not_counted(client, call):
+    for _ in range(5):
+        assert LIMIT not in client.get("/api/v1/openapi.json").headers
+        assert LIMIT not in caller(client, "unknown")({"phone": PHONE}).headers
+    assert call({"phone": PHONE}).headers[REMAINING] == "2"
+
+
+def test_without_the_setting_there_is_no_limit(make_app):
+    call = caller(make_app().test_client())
+    answers = [call({"phone": PHONE}) for _ in range(200)]
+    assert {a.status_code for a in answers} == {200}
+    assert LIMIT not in answers[0].headers
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+def test_a_wrong_limit_stops_the_start_with_one_line(tmp_path, value):
+    result = flask("token", "list", env=environ(tmp_path / "x.db", CONTACTS_RATE_LIMIT=value))
+    assert result.returncode == 1
+    assert "CONTACTS_RATE_LIMIT" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_server_answers_a_429_before_the_body_has_been_sent_and_counts_it_once(tmp_path):
+    with serving(tmp_path, "--sandbox", CONTACTS_RATE_LIMIT="2") as server:
+        for remaining in ("1", "0"):
+            assert post(server.url, {"phone": PHONE}, "sandbox").headers[REMAINING] == remaining
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port), timeout=10) as sock:
+            sock.sendall(
+                f"POST {UPDATE} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sandbox\r\n"
+                "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n".encode()
+            )
+            assert sock.recv(65536).startswith(b"HTTP/1.1 429 ")
+
+
+def test_a_body_left_unread_is_asked_for_again(make_app):
+    """The header was refused, and when the application looked it would have been admitted."""
+    app = make_app()
+    answer = app.test_client().post(
+        UPDATE,
+        headers={"Authorization": f"Bearer {TOKEN}"},
+        content_type="application/json",
+        environ_overrides={"CONTENT_LENGTH": "20"},
+    )
+    assert_refused(answer, 503)
+    assert answer.headers["Retry-After"]
