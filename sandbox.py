@@ -1,14 +1,45 @@
-"""What only a developer's stand-in needs: sample contacts, and a workspace for every token.
+"""What only a developer's stand-in needs.
 
-A deployment never loads this module.
+Sample contacts, a workspace for every token, a journal of what arrived, failures on request, and a
+page that shows it all. A deployment never loads this module.
 """
 
+import itertools
 import re
-from collections.abc import Callable
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
 
-from flask import Flask
+from flask import Blueprint, Flask, Request, Response, current_app, g, request
+from marshmallow import Schema, ValidationError, fields, validate, validates, validates_schema
+from marshmallow.exceptions import SCHEMA
+from werkzeug.exceptions import (
+    BadGateway,
+    Forbidden,
+    GatewayTimeout,
+    HTTPException,
+    TooManyRequests,
+    Unauthorized,
+)
 
-from store import DEFAULT_WORKSPACE, Store, Token
+import schemas
+from app import BadJSON, bearer, identify, parse_json, read, takes
+from store import (
+    BUSY,
+    DEFAULT_WORKSPACE,
+    METADATA_LIMIT,
+    ContactNotFound,
+    MetadataTooLarge,
+    Store,
+    StoreUnavailable,
+    Token,
+)
 
 # Numbers that regulators keep for fiction; the first contact is the documentation's own example.
 SAMPLE_CONTACTS = [
@@ -38,31 +69,457 @@ SAMPLE_CONTACTS = [
 ]
 
 
+BASE = "sandbox"
+MOST_WORKSPACES = 200
+MOST_REQUESTS = 500
+BODY_KEPT = 64 * 1024
+LONGEST_DELAY_MS = 60_000
+LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+control = Blueprint("sandbox", __name__, url_prefix="/sandbox")
+inspector = Blueprint(
+    "inspector",
+    __name__,
+    template_folder="templates",
+    static_folder="templates/static",
+    static_url_path="/inspector",
+)
+
+
 def init_app(app: Flask):
-    """Gives the application the sandbox's tokens."""
+    """Turns the application into a sandbox, which answers to loopback names alone.
+
+    Whoever binds it to another address sets LOOPBACK_ONLY to False.
+    """
     app.config["SANDBOX_TOKEN"] = app.config["QYVO_TOKEN"] or "sandbox"
-    app.extensions["find_token"] = workspace_finder(
-        app.extensions["store"], app.config["SANDBOX_TOKEN"]
+    app.config["LOOPBACK_ONLY"] = True
+    app.request_class = JournalRequest
+    app.extensions["workspaces"] = Workspaces(app)
+    app.extensions["find_token"] = app.extensions["workspaces"].find_token
+    app.extensions["rehearse"] = rehearse
+    app.before_request(refuse_other_sites)
+    app.after_request(keep_in_journal)
+    app.register_blueprint(control)
+    app.register_blueprint(inspector)
+
+
+# Workspaces
+
+
+class Workspace:
+    """What is known of a workspace beside its contacts."""
+
+    def __init__(self, token: Token | None = None):
+        self.token = token
+        self.journal = Journal()
+        self.faults = Faults()
+
+
+class Workspaces:
+    """Gives the base token, and each that continues it after a hyphen, a workspace of its own.
+
+    A workspace is made, with the sample contacts, when its token is first seen. Beyond
+    MOST_WORKSPACES the longest unused is dropped; the base token's stays. Names never hold the
+    base token, which may be a secret.
+    """
+
+    def __init__(self, app: Flask):
+        self._store: Store = app.extensions["store"]
+        self._rate_limit = app.extensions["rate_limit"]
+        self._secret = app.config["SANDBOX_TOKEN"]
+        self._lock = threading.Lock()
+        self._loaded = False
+        self.base = Workspace()
+        self._by_name = {BASE: self.base}  # the longest unused first
+        self._changes = itertools.count(time.time_ns())
+        self.changed()
+
+    def find_token(self, secret: str) -> Token | None:
+        """Whose bearer token that is. Asking counts as use of the workspace."""
+        match = re.fullmatch(re.escape(self._secret) + r"(-.{1,200})?", secret)
+        if not match:
+            return None
+        name = BASE + (match[1] or "")
+        with self._lock:
+            self._load()
+            workspace = self._by_name.get(name) or self._make_room()
+            if not workspace.token:
+                workspace.token = Token(
+                    0, name, self._store.open_workspace(stored_name(name), SAMPLE_CONTACTS)
+                )
+                self.changed()
+            self._by_name.pop(name, None)
+            self._by_name[name] = workspace
+        return workspace.token
+
+    def secret(self, name: str) -> str:
+        """The bearer token of the workspace with that name."""
+        return self._secret + name.removeprefix(BASE)
+
+    def names(self) -> list[str]:
+        """Every workspace's name, the base token's first."""
+        with self._lock:
+            self._load()
+            return sorted(self._by_name)
+
+    def get(self, name: str) -> Workspace | None:
+        """The workspace of that name, if there is one."""
+        return self._by_name.get(name)
+
+    def current(self) -> Workspace:
+        """The workspace of the caller; the base token's when the caller is nobody's."""
+        token = g.get("token")
+        if token is None:
+            with suppress(StoreUnavailable):
+                token = bearer(current_app, request.headers.get("Authorization"))
+        return self._by_name.get(token.name, self.base) if token else self.base
+
+    def changed(self):
+        """Tell the page that there is something new to show."""
+        self.version = f"{next(self._changes)}"
+
+    def _load(self):
+        if not self._loaded:
+            for name, workspace_id in self._store.list_workspaces().items():
+                if name.startswith(f"{BASE}-"):
+                    self._by_name[name] = Workspace(Token(0, name, workspace_id))
+            self._loaded = True
+
+    def _make_room(self) -> Workspace:
+        while len(self._by_name) >= MOST_WORKSPACES:
+            oldest = next(name for name in self._by_name if name != BASE)
+            token = self._by_name[oldest].token
+            self._store.delete_workspace(token.workspace_id)
+            self._rate_limit.forget(token)
+            del self._by_name[oldest]
+        return Workspace()
+
+
+def stored_name(name: str) -> str:
+    return DEFAULT_WORKSPACE if name == BASE else name
+
+
+def workspaces() -> Workspaces:
+    return current_app.extensions["workspaces"]
+
+
+# The journal
+
+
+class JournalRequest(Request):
+    """Remembers its body, once something has read it."""
+
+    body: bytes | None = None
+
+    def get_data(self, *args: Any, **kwargs: Any) -> bytes:
+        self.body = super().get_data(*args, **kwargs)
+        return self.body
+
+
+class Journal:
+    """The last MOST_REQUESTS requests to the API with their answers."""
+
+    def __init__(self):
+        self._entries = deque(maxlen=MOST_REQUESTS)
+        self._ids = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def add(self, **entry: Any):
+        with self._lock:
+            self._entries.append({"id": next(self._ids), **entry})
+
+    def clear(self):
+        with self._lock:
+            self._entries.clear()
+
+    def entries(
+        self, limit: int = MOST_REQUESTS, path: str | None = None, status: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Newest first; those alone whose path ends with `path` and whose status is `status`."""
+        with self._lock:
+            entries = [
+                entry
+                for entry in reversed(self._entries)
+                if ends_with(entry["path"], path) and status in (None, entry["status"])
+            ]
+        return entries[:limit]
+
+
+def keep_in_journal(response: Response) -> Response:
+    """Every request for a path of the API, answered or refused; never its Authorization header."""
+    if request.path.startswith(("/api/", "/v1/")):
+        if "fault" in g:
+            with suppress(HTTPException):
+                request.get_data()  # nobody else reads it
+        workspaces().current().journal.add(
+            time=datetime.now(UTC),
+            method=request.method,
+            path=request.path,
+            status=response.status_code,
+            milliseconds=round((time.perf_counter() - g.started) * 1000, 1),
+            content_type=request.content_type,
+            request_body=request.body and request.body[:BODY_KEPT],
+            response_body=response.get_data()[:BODY_KEPT],
+            reason=reason(response),
+            fault="fault" in g,
+        )
+        workspaces().changed()
+    elif request.method not in ("GET", "HEAD"):
+        workspaces().changed()
+    return response
+
+
+def reason(response: Response) -> str | None:
+    """Why a call was refused, in one line."""
+    if response.status_code < 400:
+        return None
+    answer = response.get_json()
+    if "errors" not in answer:
+        return answer["error"]
+    return " ".join(f"{field}: {' '.join(texts)}" for field, texts in answer["errors"].items())
+
+
+def ends_with(path: str, end: str | None) -> bool:
+    """Whether that is the path, or its last parts: /me is /api/v1/me and /v1/me."""
+    return not end or f"/{path}".endswith(f"/{end.strip('/')}")
+
+
+def readable(body: bytes | None) -> Any:
+    """The JSON value that a body holds, or its text when it holds none."""
+    if not body:
+        return None
+    try:
+        return parse_json(body)
+    except BadJSON:
+        return body.decode(errors="replace")
+
+
+class JournalFilter(schemas.Body):
+    """The query string of GET /sandbox/requests."""
+
+    limit = fields.Integer(validate=validate.Range(1, MOST_REQUESTS))
+    path = fields.String()
+    status = fields.Integer(validate=validate.Range(100, 599))
+
+
+class Bytes(fields.Field):
+    def _serialize(self, value, attr, obj, **kwargs):
+        return readable(value)
+
+
+class Entry(Schema):
+    """A request as GET /sandbox/requests shows it."""
+
+    id = fields.Integer()
+    time = fields.AwareDateTime(format="iso")
+    method = fields.String()
+    path = fields.String()
+    status = fields.Integer()
+    milliseconds = fields.Float()
+    request_body = Bytes()
+    response_body = Bytes()
+    reason = fields.String()
+    fault = fields.Boolean()
+
+
+# Faults
+
+
+REHEARSED = {"phone": ["A fault that the sandbox was asked for."]}
+
+FAULTS: dict[int, Callable[[], Exception]] = {
+    401: Unauthorized,
+    404: ContactNotFound,
+    422: lambda: ValidationError(REHEARSED),
+    429: lambda: TooManyRequests(retry_after=1),
+    500: lambda: RuntimeError("a fault that the sandbox was asked for"),
+    502: BadGateway,
+    503: lambda: StoreUnavailable(BUSY),
+    504: GatewayTimeout,
+}
+
+
+class Fault(schemas.Body):
+    """The body of PUT /sandbox/faults."""
+
+    status = fields.Integer(strict=True, validate=validate.OneOf(FAULTS))
+    times = fields.Integer(strict=True, validate=validate.Range(1, 1_000_000))
+    delay_ms = fields.Integer(strict=True, validate=validate.Range(0, LONGEST_DELAY_MS))
+    probability = fields.Float(load_default=1.0, validate=validate.Range(0, 1, min_inclusive=False))
+    path = fields.String()
+
+    @validates("path")
+    def _is_a_call(self, value, **kwargs):
+        rules = current_app.url_map.iter_rules()
+        if not any(r.endpoint.startswith("api.") and ends_with(r.rule, value) for r in rules):
+            raise ValidationError("Must be a call, for example /actions/update-contact.")
+
+    @validates_schema
+    def _does_something(self, data, **kwargs):
+        if not data.keys() & {"status", "delay_ms"}:
+            text = "Pass status or delay_ms: at least one of them is required."
+            raise ValidationError({"status": [text], "delay_ms": [text]})
+
+
+class Faults:
+    """The fault that a workspace's calls meet, if any."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self.arm(None)
+
+    def arm(self, fault: dict[str, Any] | None):
+        """None disarms."""
+        with self._lock:
+            self._armed = fault
+            self._struck = 0
+
+    def strike(self, path: str) -> dict[str, Any] | None:
+        """The fault, if it is armed for this call and its turn has come."""
+        with self._lock:
+            fault = self._armed
+            if (
+                fault is None
+                or not ends_with(path, fault.get("path"))
+                or secrets.SystemRandom().random() >= fault["probability"]
+            ):
+                return None
+            self._struck += 1
+            if self._struck == fault.get("times"):
+                self._armed = None
+            return fault
+
+    def state(self) -> dict[str, Any]:
+        """What is armed, None when nothing is, and how often it has struck since it was."""
+        with self._lock:
+            return {"armed": self._armed, "struck": self._struck}
+
+
+def rehearse():
+    """Delays or fails the call, as the caller has asked for."""
+    fault = workspaces().current().faults.strike(request.path)
+    if fault is None:
+        return
+    g.fault = fault
+    if fault.get("delay_ms"):
+        with current_app.extensions["spare_thread"]():
+            time.sleep(fault["delay_ms"] / 1000)
+        identify()  # again: in the meantime the workspace may have been dropped
+    if "status" in fault:
+        raise FAULTS[fault["status"]]()
+
+
+# /sandbox
+
+
+class Reset(schemas.Body):
+    """The body of POST /sandbox/reset, which may be left out."""
+
+    contacts = fields.List(
+        fields.Nested(schemas.CreateContact), load_default=lambda: SAMPLE_CONTACTS
     )
 
 
-def workspace_finder(store: Store, base: str) -> Callable[[str], Token | None]:
-    """Gives the base token, and each that continues it after a hyphen, a workspace of its own.
+journal_filter = JournalFilter()
+entries_answer = Entry(many=True)
+fault_body = Fault()
+reset_body = Reset()
 
-    The workspace is made, with the sample contacts, when its token is first seen. Its name never
-    holds the base token, which may be a secret.
+control.before_request(identify)
+
+
+@control.get("/requests")
+def list_requests():
+    """The journal, newest first."""
+    filters = journal_filter.load(request.args.to_dict())
+    return entries_answer.dump(workspaces().current().journal.entries(**filters))
+
+
+@control.delete("/requests")
+def clear_requests():
+    """Empty the journal."""
+    workspaces().current().journal.clear()
+    return "", 204
+
+
+@control.post("/reset")
+def reset():
+    """Put contacts back as they were, or as the body has them; empty journal and faults."""
+    try:
+        load_contacts(**(read(reset_body) if request.content_length else reset_body.load({})))
+    except ValidationError as error:
+        raise ValidationError(dict(flat(error.normalized_messages()))) from error
+    workspace = workspaces().current()
+    workspace.journal.clear()
+    workspace.faults.arm(None)
+    return "", 204
+
+
+def load_contacts(contacts: list[dict[str, Any]]):
+    try:
+        store().replace_contacts(g.token.workspace_id, contacts)
+    except MetadataTooLarge as error:
+        text = f"It exceeds {METADATA_LIMIT} bytes (64 KiB)."
+        raise ValidationError({"contacts": {error.position: {"metadata": [text]}}}) from error
+
+
+def flat(errors: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, list[str]]]:
+    """The texts of nested fields under names such as contacts.0.phone."""
+    for field, texts in errors.items():
+        name = prefix if field == SCHEMA else f"{prefix}.{field}".lstrip(".")
+        if isinstance(texts, dict):
+            yield from flat(texts, name)
+        else:
+            yield name, texts
+
+
+@control.get("/faults")
+def show_faults():
+    """What is armed, and how often it has struck."""
+    return workspaces().current().faults.state()
+
+
+@control.put("/faults")
+@takes(fault_body)
+def arm(**fault):
+    """Arm this fault in place of any other."""
+    faults = workspaces().current().faults
+    faults.arm(fault)
+    return faults.state()
+
+
+@control.delete("/faults")
+def disarm():
+    """Let all be well again."""
+    workspaces().current().faults.arm(None)
+    return "", 204
+
+
+def store() -> Store:
+    return current_app.extensions["store"]
+
+
+# Who may reach it
+
+
+def refuse_other_sites():
+    """A web page of another site must neither read nor change what is here.
+
+    Names other than loopback's are refused, since by DNS rebinding they can lead a browser here.
     """
-    known: dict[str, Token] = {}
-
-    def find_token(secret: str) -> Token | None:
-        if secret in known:
-            return known[secret]
-        match = re.fullmatch(re.escape(base) + r"(-.{1,200})?", secret)
-        if not match:
-            return None
-        name = f"sandbox{match[1] or ''}"
-        workspace = name if match[1] else DEFAULT_WORKSPACE
-        known[secret] = Token(0, name, store.open_workspace(workspace, SAMPLE_CONTACTS))
-        return known[secret]
-
-    return find_token
+    if current_app.config["LOOPBACK_ONLY"]:
+        name = re.sub(r":\d*$", "", request.headers.get("Host", ""))
+        if name.lower() not in LOOPBACK_NAMES:
+            raise Forbidden("The sandbox answers to 127.0.0.1 and localhost alone: use these.")
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    origin = request.headers.get("Origin")
+    if (origin is not None and urlsplit(origin).netloc != request.headers.get("Host")) or (
+        request.headers.get("Sec-Fetch-Site") == "cross-site"
+    ):
+        raise Forbidden("The sandbox takes no changes from pages of other sites.")

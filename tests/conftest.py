@@ -181,7 +181,7 @@ def serving(directory, *options, python=("-m", "flask"), **settings):
     with process:
         try:
             ready = process.stdout.readline()
-            assert ready.startswith("Serving on http://127.0.0.1:"), log.read_text()
+            assert ready.startswith("Serving on http://"), log.read_text()
             yield SimpleNamespace(
                 url=ready.split()[-1],
                 ready=ready,
