@@ -101,10 +101,14 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     app.register_blueprint(api, url_prefix="/api/v1", name="api")
     app.register_blueprint(api, url_prefix="/v1", name="v1")
     app.add_url_rule("/healthz", view_func=healthz)
+    app.before_request(start_clock)
+    if sandbox:
+        import sandbox as room  # which imports this module, and is loaded for nobody else
+
+        room.init_app(app)
     app.extensions["path_words"] = {
         part for rule in app.url_map.iter_rules() for part in rule.rule.split("/")
     }
-    app.before_request(start_clock)
     app.after_request(add_headers)
     app.after_request(log_request)
     app.after_request(show_rate_limit)
@@ -112,10 +116,6 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         app.register_error_handler(error, handler)
     app.cli.add_command(cli.serve)
     app.cli.add_command(cli.token)
-    if sandbox:
-        import sandbox as room  # which imports this module, and is loaded for nobody else
-
-        room.init_app(app)
     return app
 
 
@@ -443,6 +443,8 @@ def start_clock():
 
 def log_request(response: Response) -> Response:
     """One line: time, method, path, status, milliseconds, the token's name, the client."""
+    if "unlogged" in g:
+        return response
     token = g.get("token")
     access_log.info(
         "%s %s %s %d %.1fms %s %s",

@@ -5,8 +5,10 @@ page that shows it all. A deployment never loads this module.
 """
 
 import itertools
+import json
 import re
 import secrets
+import shlex
 import threading
 import time
 from collections import deque
@@ -16,8 +18,16 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Flask, Request, Response, current_app, g, request
-from marshmallow import Schema, ValidationError, fields, validate, validates, validates_schema
+from flask import Blueprint, Flask, Request, Response, current_app, g, render_template, request
+from marshmallow import (
+    EXCLUDE,
+    Schema,
+    ValidationError,
+    fields,
+    validate,
+    validates,
+    validates_schema,
+)
 from marshmallow.exceptions import SCHEMA
 from werkzeug.exceptions import (
     BadGateway,
@@ -72,6 +82,7 @@ SAMPLE_CONTACTS = [
 BASE = "sandbox"
 MOST_WORKSPACES = 200
 MOST_REQUESTS = 500
+SHOWN = 100
 BODY_KEPT = 64 * 1024
 LONGEST_DELAY_MS = 60_000
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
@@ -502,6 +513,107 @@ def disarm():
 
 def store() -> Store:
     return current_app.extensions["store"]
+
+
+# The page
+
+
+class View(Schema):
+    """The query string of the page: what it shows."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    workspace = fields.String(load_default=BASE)
+    q = schemas.Text(load_default="")
+    contact = fields.String(load_default=None)
+    request = fields.Integer(load_default=None)
+
+
+view_query = View()
+contact_answer = schemas.Contact()
+
+
+@inspector.before_request
+def leave_out_of_the_log():
+    """The page looks for news twice a second."""
+    g.unlogged = True
+
+
+@inspector.get("/")
+def page():
+    """All that the sandbox knows of one workspace. Without news since its ETag, a 304."""
+    view = view_query.load(request.args.to_dict())
+    names = workspaces().names()
+    name = view["workspace"] if view["workspace"] in names else BASE
+    secret = workspaces().secret(name)
+    workspace_id = workspaces().find_token(secret).workspace_id
+    version = workspaces().version  # before what it is the version of
+    workspace = workspaces().get(name)
+    entries = workspace.journal.entries()
+    entry = next((e for e in entries if e["id"] == view["request"]), None)
+    html = render_template(
+        "inspector.html",
+        view={**view, "workspace": name},
+        names=names,
+        secret=secret,
+        url=request.host_url.rstrip("/"),
+        contacts=store().search_contacts(workspace_id, query=view["q"]),
+        contact=view["contact"] and opened_contact(workspace_id, view["contact"]),
+        entries=entries[:SHOWN],
+        entry=entry,
+        curl=entry and as_curl(entry, request.host_url.rstrip("/"), secret),
+        faults=workspace.faults.state(),
+        statuses=sorted(FAULTS),
+        calls=sorted(
+            r.rule.removeprefix("/v1")
+            for r in current_app.url_map.iter_rules()
+            if r.endpoint.startswith("v1.")
+        ),
+    )
+    response = Response(html, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.headers["Cache-Control"] = "no-store"
+    response.set_etag(version)
+    return response.make_conditional(request)
+
+
+def opened_contact(workspace_id: int, contact_id: str) -> dict[str, Any] | None:
+    try:
+        contact = store().get_contact(workspace_id, contact_id=contact_id)
+    except ContactNotFound:
+        return None
+    return {**contact_answer.dump(contact), "updated_at": contact["updated_at"].isoformat()}
+
+
+def as_curl(entry: dict[str, Any], url: str, secret: str) -> str:
+    """The request as a command that sends it again."""
+    words = ["curl", "-X", entry["method"], url + entry["path"]]
+    lines = [shlex.join(words), "-H " + shlex.quote(f"Authorization: Bearer {secret}")]
+    if entry["content_type"]:
+        lines.append("-H " + shlex.quote(f"Content-Type: {entry['content_type']}"))
+    if entry["request_body"]:
+        body = entry["request_body"].decode(errors="replace")
+        lines.append("--data-binary " + shlex.quote(body))
+    return " \\\n  ".join(lines)
+
+
+@inspector.app_template_filter("pretty")
+def pretty(body: bytes | None) -> str:
+    """A body as it is best read: JSON indented, anything else as it came."""
+    value = readable(body)
+    if value is None or isinstance(value, str):
+        return (body or b"").decode(errors="replace")
+    return indented(value)
+
+
+@inspector.app_template_filter("indented")
+def indented(value: Any) -> str:
+    """JSON to be read; lone surrogates, which a page can't carry, are escaped."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    return text.encode(errors="backslashreplace").decode()
 
 
 # Who may reach it
