@@ -11,7 +11,7 @@ import secrets
 import shlex
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -78,7 +78,7 @@ SAMPLE_CONTACTS = [
     {"phone": "+61491570156"},
 ]
 
-
+# The name of the base token; the others' continue it as their tokens continue the base token.
 BASE = "sandbox"
 MOST_WORKSPACES = 200
 MOST_REQUESTS = 500
@@ -146,7 +146,7 @@ class Workspaces:
         self._lock = threading.Lock()
         self._loaded = False
         self.base = Workspace()
-        self._by_name = {BASE: self.base}  # the longest unused first
+        self._by_name = OrderedDict({BASE: self.base})  # the longest unused first
         self._changes = itertools.count(time.time_ns())
         self.changed()
 
@@ -160,12 +160,12 @@ class Workspaces:
             self._load()
             workspace = self._by_name.get(name) or self._make_room()
             if not workspace.token:
-                workspace.token = Token(
-                    0, name, self._store.open_workspace(stored_name(name), SAMPLE_CONTACTS)
-                )
+                stored_name = DEFAULT_WORKSPACE if name == BASE else name
+                workspace_id = self._store.open_workspace(stored_name, SAMPLE_CONTACTS)
+                workspace.token = Token(0, name, workspace_id)
+                self._by_name[name] = workspace
                 self.changed()
-            self._by_name.pop(name, None)
-            self._by_name[name] = workspace
+            self._by_name.move_to_end(name)
         return workspace.token
 
     def secret(self, name: str) -> str:
@@ -192,7 +192,7 @@ class Workspaces:
 
     def changed(self):
         """Tell the page that there is something new to show."""
-        self.version = f"{next(self._changes)}"
+        self.version = str(next(self._changes))
 
     def _load(self):
         if not self._loaded:
@@ -209,10 +209,6 @@ class Workspaces:
             self._rate_limit.forget(token)
             del self._by_name[oldest]
         return Workspace()
-
-
-def stored_name(name: str) -> str:
-    return DEFAULT_WORKSPACE if name == BASE else name
 
 
 def workspaces() -> Workspaces:
