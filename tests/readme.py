@@ -15,12 +15,16 @@ class Example(NamedTuple):
     text: str
 
 
+def prose() -> str:
+    files = [ROOT / "README.md", *sorted(ROOT.glob("docs-*.md"))]
+    return "\n".join(file.read_text() for file in files)
+
+
 def examples() -> list[Example]:
     """Every fenced block of the README, in order."""
     found, section = [], ""
-    texts = [path.read_text() for path in [ROOT / "README.md", *sorted(ROOT.glob("docs-*.md"))]]
     for heading, language, text in re.findall(
-        r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", "\n".join(texts), re.M | re.S
+        r"^#+ ([^\n]+)$|^```(\w*)\n(.*?)^```$", prose(), re.M | re.S
     ):
         if heading:
             section = heading

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SECONDS, environment, flask, serving
-from readme import ROOT, examples, readme
+from readme import ROOT, examples, prose, readme
 
 ADDRESS = "http://127.0.0.1:8000"
 THE_CALLS = [
@@ -29,6 +29,13 @@ def test_every_section_with_examples_is_run_by_a_test():
     sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
     for example in examples():
         assert f'"{example.section}"' in sources, f"no test runs the examples of {example.section}"
+
+
+def test_every_test_that_the_readme_names_exists():
+    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", prose()))
+    assert named
+    assert named <= set(re.findall(r"^def (test_\w+)", sources, re.M))
 
 
 def shell(command, directory, **options):
