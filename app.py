@@ -414,7 +414,7 @@ ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
         415, "Send JSON, with the header Content-Type: application/json."
     ),
     # The server left the body because the header was refused, and a moment later it was not.
-    ClientDisconnected: lambda _: refusal(503, "The body was not read: try again.", RETRY),
+    ClientDisconnected: lambda error: unavailable("The body was not read: try again.", error),
     TooManyRequests: lambda error: refusal(
         429, "Too many requests", {"Retry-After": str(error.retry_after)}
     ),
