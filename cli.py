@@ -66,9 +66,7 @@ def serve(host: str, port: int, sandbox: bool):
         raise click.ClickException(f"Can't listen on {host}:{port}: {error.strerror}.") from error
     beyond_loopback = not ipaddress.ip_address(server.address).is_loopback
     if beyond_loopback and sandbox:
-        click.echo(
-            "Whoever reaches this port sees and changes everything in the sandbox.", err=True
-        )
+        click.echo("Whoever reaches this port sees and changes all of the sandbox.", err=True)
     elif beyond_loopback and not app.config["CONTACTS_TRUSTED_PROXY"]:
         click.echo(NO_TLS, err=True)
     app.config["LOOPBACK_ONLY"] = not beyond_loopback
