@@ -552,7 +552,10 @@ def openapi_json():
 
 def healthz():
     """For a load balancer: whether the database answers."""
-    store().ping()
+    try:
+        store().ping()
+    except Exception as error:
+        return unavailable("The database does not answer.", error)
     return {"status": "ok"}
 
 

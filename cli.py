@@ -20,6 +20,7 @@ curl -X POST {url}/api/v1/actions/update-contact \\
   -H "Content-Type: application/json" \\
   -d '{{"phone": "+14155550123", "metadata": {{"lifetime_value": 9120.00}}}}'"""
 
+OPEN_SANDBOX = "Warning: whoever reaches this port sees and changes everything in the sandbox."
 NO_TLS = (
     "Warning: other machines can reach this without TLS, so tokens and contacts can be read on the"
     " way. Put a proxy with TLS in front, and name its address in CONTACTS_TRUSTED_PROXY."
@@ -66,7 +67,7 @@ def serve(host: str, port: int, sandbox: bool):
         raise click.ClickException(f"Can't listen on {host}:{port}: {error.strerror}.") from error
     beyond_loopback = not ipaddress.ip_address(server.address).is_loopback
     if beyond_loopback and sandbox:
-        click.echo("Whoever reaches this port sees and changes all of the sandbox.", err=True)
+        click.echo(OPEN_SANDBOX, err=True)
     elif beyond_loopback and not app.config["CONTACTS_TRUSTED_PROXY"]:
         click.echo(NO_TLS, err=True)
     app.config["LOOPBACK_ONLY"] = not beyond_loopback
