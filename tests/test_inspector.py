@@ -66,6 +66,13 @@ def test_what_a_client_sends_is_text(client, call):
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
 
 
+def test_what_utf_8_cannot_carry_is_escaped(client, call):
+    call(b'{"\\ud800": "\\ud801"}')
+    for query in ("", "?request=1"):
+        assert "\\ud800: Unknown field" in client.get("/" + query).text
+    assert '"\\ud801"' in html.unescape(client.get("/?request=1").text)
+
+
 def test_the_browser_is_told_to_run_nothing_but_the_pages_own_files(client):
     policy = client.get("/").headers["Content-Security-Policy"]
     directives = dict(d.strip().split(" ", 1) for d in policy.split(";"))

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -83,6 +84,16 @@ def test_each_token_has_a_limit_of_its_own(app, call):
         answer = call({"phone": PHONE})
     assert answer.status_code == 429
     assert other({"phone": PHONE}).headers[REMAINING] == "2"
+
+
+def test_threads_together_are_admitted_no_more_often_than_one(make_app):
+    app = make_app(CONTACTS_RATE_LIMIT="25")
+
+    def status(_):
+        return caller(app.test_client())({"phone": PHONE}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(status, range(60))) == [200] * 25 + [429] * 35
 
 
 def test_what_needs_no_token_is_not_counted(client, call):

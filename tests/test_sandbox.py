@@ -511,6 +511,19 @@ def test_many_tokens_at_once_get_a_workspace_each(app):
     assert len(set(ids)) == 10
 
 
+def test_calls_at_the_same_time_are_each_in_the_journal_of_their_workspace(app):
+    def calls(n):
+        developer = Developer(app, f"sandbox-{n}")
+        for _ in range(50):
+            developer("GET", "/v1/me")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(calls, [0, 1, 2, 3] * 2))
+    for n in range(4):
+        assert len(Developer(app, f"sandbox-{n}").journal()) == 100
+    assert Developer(app, "sandbox").journal() == []
+
+
 # Who may reach it
 
 
