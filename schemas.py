@@ -3,12 +3,17 @@
 A rule that one body can tell is here; a rule that needs the stored contact is the store's.
 """
 
+import json
+import math
 import re
 import unicodedata
 from contextvars import ContextVar
+from typing import Any
 
 import phonenumbers
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+NESTING_LIMIT = 512
 
 # ISO 3166 country that a phone number without a leading + is dialled from (ours); None refuses it.
 default_region: ContextVar[str | None] = ContextVar("default_region", default=None)
@@ -18,6 +23,54 @@ default_region: ContextVar[str | None] = ContextVar("default_region", default=No
 _BETWEEN = r"[\s.()\u2010-\u2015\u2212-]"
 _PHONE = re.compile(rf"(?:tel:)?[\s(]*([+\uff0b]?){_BETWEEN}*\d(?:\d|{_BETWEEN})*", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+
+class BadJSON(Exception):
+    """A text is not JSON. Reads on after the text's name: `is not UTF-8: see byte 3`."""
+
+
+def parse_json(text: bytes) -> Any:
+    """JSON as RFC 8259 has it: UTF-8, no NaN and no Infinity. Raises BadJSON."""
+    try:
+        document = _json.decode(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise BadJSON(f"is not UTF-8: see byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise BadJSON(f"is not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadJSON(_TOO_DEEP) from error
+    except ValueError as error:
+        raise BadJSON(_TOO_LARGE) from error  # an integer beyond Python's limit of digits
+    level = [document]
+    for _ in range(NESTING_LIMIT + 1):
+        level = [child for value in level for child in _children(value)]
+        if not level:
+            return document
+    raise BadJSON(_TOO_DEEP)
+
+
+_TOO_DEEP = f"is nested deeper than {NESTING_LIMIT} levels"
+_TOO_LARGE = "holds a number that is too large"
+
+
+def _children(value):
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _refuse_constant(text):
+    raise BadJSON(f"is not JSON: {text} is not a JSON number")
+
+
+def _finite(text):
+    number = float(text)
+    if math.isinf(number):
+        raise BadJSON(_TOO_LARGE)
+    return number
+
+
+_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 class Text(fields.String):
