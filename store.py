@@ -456,9 +456,8 @@ class Store:
             self._require_the_opened_file()
             if self._writer is None:
                 self._writer = self._connect()
-            milliseconds = max(0, int((give_up - time.monotonic()) * 1000))
-            self._writer.execute(f"PRAGMA busy_timeout = {milliseconds}")
-            with _said_plainly(self.path), _committed(self._writer):
+            self._writer.execute("PRAGMA busy_timeout = 0")
+            with _said_plainly(self.path), _committed(self._writer, give_up=give_up):
                 yield self._writer
         finally:
             self._writing.release()
@@ -508,7 +507,7 @@ class Store:
             version = self._version(db)
         if version == len(MIGRATIONS):
             return
-        _turn_on_wal(db)
+        _execute_in_turn(db, "PRAGMA journal_mode = WAL", time.monotonic() + BUSY_SECONDS)
         db.create_function("folded", 2, _folded, deterministic=True)
         with _committed(db):
             version = self._version(db)  # another process may have migrated it by now
@@ -833,22 +832,25 @@ def _identity(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino
 
 
-def _turn_on_wal(db: sqlite3.Connection):
-    """Waits for other processes here, since SQLite's busy handler does not for this pragma."""
-    give_up = time.monotonic() + BUSY_SECONDS
+def _execute_in_turn(db: sqlite3.Connection, statement: str, give_up: float):
+    """Waits here for other processes: SQLite does so not at all for journal_mode, and elsewhere
+    looks every 100 ms, which misses the pauses that an import makes.
+    """
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(statement)
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                 raise
-            time.sleep(0.01)
+            time.sleep(0.002)
 
 
 @contextmanager
-def _committed(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-    db.execute(begin)
+def _committed(
+    db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE", give_up: float = 0
+) -> Iterator[None]:
+    _execute_in_turn(db, begin, give_up)
     try:
         yield
         db.execute("COMMIT")
