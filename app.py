@@ -39,7 +39,6 @@ import schemas
 from store import (
     DEFAULT_WORKSPACE,
     DEPLOYMENT_FILE,
-    METADATA_LIMIT,
     SANDBOX_FILE,
     ContactNotFound,
     MetadataTooLarge,
@@ -113,8 +112,8 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     app.after_request(show_rate_limit)
     for error, handler in ERROR_HANDLERS.items():
         app.register_error_handler(error, handler)
-    app.cli.add_command(cli.serve)
-    app.cli.add_command(cli.token)
+    for command in (cli.serve, cli.token, cli.import_, cli.export):
+        app.cli.add_command(command)
     return app
 
 
@@ -374,9 +373,7 @@ ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     TooManyTags: lambda _: invalid(
         {"tag": [f"The contact has {schemas.TagList.most_tags} tags already: remove one first."]}
     ),
-    MetadataTooLarge: lambda _: invalid(
-        {"metadata": [f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."]}
-    ),
+    MetadataTooLarge: lambda error: invalid({error.field: [str(error)]}),
     StoreUnavailable: lambda error: unavailable(str(error), error),
     UnusableDatabase: lambda error: unavailable(
         "The database can't be used. Nothing was written; try again later.", error

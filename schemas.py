@@ -8,12 +8,14 @@ import math
 import re
 import unicodedata
 from contextvars import ContextVar
+from datetime import UTC
 from typing import Any
 
 import phonenumbers
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 NESTING_LIMIT = 512
+SOURCES = ["api", "csv_import", "manual"]
 
 # ISO 3166 country that a phone number without a leading + is dialled from (ours); None refuses it.
 default_region: ContextVar[str | None] = ContextVar("default_region", default=None)
@@ -251,6 +253,44 @@ class Tag(Text):
         return tag
 
 
+class TagsInFile(TagList):
+    """Tags as CSV, or as the list that an export holds."""
+
+    _tag = Tag()
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if isinstance(value, list):
+            value = ",".join(self._tag.deserialize(tag) for tag in value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class MetadataInCell(Metadata):
+    """A JSON object, as text."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        try:
+            document = parse_json(value.encode())
+        except BadJSON as error:
+            raise ValidationError(f"The text {error}.") from error
+        return super()._deserialize(document, attr, data, **kwargs)
+
+
+class Moment(fields.AwareDateTime):
+    """A time with its offset from UTC, to the microsecond."""
+
+    default_error_messages = {
+        "invalid": "Must be a time such as 2026-05-07T08:14:23.123456+00:00.",
+        "invalid_awareness": "Must have an offset from UTC, such as +00:00.",
+        "null": "May not be null: leave it out instead.",
+    }
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        try:
+            return super()._deserialize(value, attr, data, **kwargs).astimezone(UTC)
+        except OverflowError as error:
+            raise self.make_error("invalid", input=value, obj_type="datetime") from error
+
+
 class Body(Schema):
     """A JSON object without unknown fields: a typo must not be ignored in silence (ours)."""
 
@@ -289,6 +329,23 @@ class CreateContact(ContactFields):
     """The body of create-contact."""
 
     phone = PhoneNumber(required=True)
+
+
+class ImportedContact(CreateContact):
+    """A line of a JSON Lines file: what create-contact takes, and what an export knows besides."""
+
+    tags = TagsInFile()
+    id = ContactId()
+    source = fields.String(validate=validate.OneOf(SOURCES))
+    created_at = Moment(format="iso")
+    updated_at = Moment(format="iso")
+
+
+class ImportedCells(ImportedContact):
+    """A row of a CSV file, whose cells are text."""
+
+    tags = TagList()
+    metadata = MetadataInCell()
 
 
 class GetContact(Body):
@@ -339,7 +396,7 @@ class FoundContact(Schema):
     phone = fields.String()
     name = fields.String(allow_none=True)
     email = fields.String(allow_none=True)
-    source = fields.String(validate=validate.OneOf(["api", "csv_import", "manual"]))
+    source = fields.String(validate=validate.OneOf(SOURCES))
     tags = fields.List(fields.String())
     last_message_at = fields.AwareDateTime(format="iso", allow_none=True, dump_default=None)
     created_at = fields.AwareDateTime(format="iso")

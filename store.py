@@ -17,7 +17,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -27,6 +27,9 @@ SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
 LAST_THREAD_SECONDS = 0.5
 DEFAULT_WORKSPACE = "default"
+# Room for the pages that the phones of an import are spread over, when there are a million.
+_IMPORT_CACHE_KIB = 64 * 1024
+_WRITABLE = {"name", "email", "tags", "metadata"}
 
 # Says whose file it is: neither mode of the service ever serves the other's, or a stranger's.
 DEPLOYMENT_FILE = 0x51796470
@@ -148,9 +151,23 @@ class MetadataTooLarge(ValueError):
 
     position: int | None = None
 
+    field = "metadata"
+
+    def __str__(self):
+        return f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."
+
 
 class TooManyTags(ValueError):
     """With one more tag the contact would have more than the caller allows."""
+
+
+class IdTaken(ValueError):
+    """Another contact of the workspace has that id."""
+
+    field = "id"
+
+    def __str__(self):
+        return "Another contact of the workspace has it."
 
 
 class NameTaken(ValueError):
@@ -411,6 +428,54 @@ class Store:
         with self._reading() as db:
             return [_contact(row) for row in _search(db, workspace_id, query, tag, email)]
 
+    # In bulk, for the operator
+
+    def import_contacts(
+        self, workspace_id: int, contacts: list[dict[str, Any]]
+    ) -> dict[int, IdTaken | MetadataTooLarge]:
+        """Upsert each as create_contact does, in one transaction; returns the refused by position.
+
+        A contact that is new keeps `id`, `source`, `created_at` and `updated_at` when they are
+        given; of one that exists they are left alone.
+        """
+        refused = {}
+        with self._transaction() as db:
+            db.execute(f"PRAGMA cache_size = -{_IMPORT_CACHE_KIB}")
+            number = _next_number(db, workspace_id)
+            known = {row["phone"]: row for row in _named(db, workspace_id, contacts)}
+            phone_of = {row["id"]: phone for phone, row in known.items()}
+            for position, contact in enumerate(contacts):
+                phone = contact["phone"]
+                try:
+                    if phone_of.get(contact.get("id"), phone) != phone:
+                        raise IdTaken
+                    if phone in known:
+                        changes = {k: v for k, v in contact.items() if k in _WRITABLE}
+                        known[phone] = _change(db, known[phone], changes)
+                    else:
+                        row = _new(workspace_id, number, {"source": "csv_import", **contact})
+                        _write_new(db, row)
+                        known[phone], phone_of[row["id"]] = row, phone
+                        number += 1
+                except (IdTaken, MetadataTooLarge) as error:
+                    refused[position] = error
+            _index(db)
+        return refused
+
+    def export_contacts(self, workspace_id: int) -> Iterator[dict[str, Any]]:
+        """Every contact as import_contacts takes it, in the order they came, all of one moment."""
+        with self._reading() as db:
+            for row in db.execute(
+                "SELECT id, phone, name, email, tags, metadata, source, created_at, updated_at"
+                " FROM contact WHERE number BETWEEN ? AND ? ORDER BY number",
+                _numbers(workspace_id),
+            ):
+                yield {
+                    **_contact(row),
+                    "created_at": _moment(row["created_at"]),
+                    "updated_at": _moment(row["updated_at"]),
+                }
+
     # Connections
 
     def open(self):
@@ -585,28 +650,61 @@ def _delete_contacts(db: sqlite3.Connection, workspace_id: int):
     _index(db)
 
 
-def _insert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
+def _named(
+    db: sqlite3.Connection, workspace_id: int, contacts: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows that have the phone or the id of one of these contacts."""
+    return db.execute(
+        "SELECT contact.* FROM json_each(:phones) CROSS JOIN contact"
+        " ON workspace_id = :workspace_id AND phone = value"
+        " UNION SELECT contact.* FROM json_each(:ids) CROSS JOIN contact"
+        " ON workspace_id = :workspace_id AND contact.id = value",
+        {
+            "workspace_id": workspace_id,
+            "phones": _json([contact["phone"] for contact in contacts]),
+            "ids": _json([contact["id"] for contact in contacts if "id" in contact]),
+        },
+    ).fetchall()
+
+
+def _new(workspace_id: int, number: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """The row of a new contact."""
     now = _now()
     row = {
-        "number": _next_number(db, workspace_id),
+        "number": number,
         "workspace_id": workspace_id,
-        "id": str(uuid.uuid4()),
+        "id": _new_id(),
         "name": None,
         "email": None,
         "source": "api",
-        "created_at": now,
-        "updated_at": now,
         **fields,
+        "created_at": _microseconds(fields["created_at"]) if "created_at" in fields else now,
+        "updated_at": _microseconds(fields["updated_at"]) if "updated_at" in fields else now,
         "tags": _json(fields.get("tags", [])),
         "metadata": _merged("{}", fields.get("metadata", {})),
     }
     row["folded"] = _folded(row["name"], row["email"])
+    return row
+
+
+def _new_id() -> str:
+    """A UUID of version 7: it begins with the time, so that new ids stand together in the index."""
+    now, chance = f"{time.time_ns() // 1_000_000:012x}", secrets.token_hex(9)
+    return f"{now[:8]}-{now[8:]}-7{chance[:3]}-a{chance[3:6]}-{chance[6:]}"
+
+
+def _write_new(db: sqlite3.Connection, row: dict[str, Any]):
     db.execute(
         "INSERT INTO contact (number, workspace_id, id, phone, name, email, folded, tags, metadata,"
         " source, created_at, updated_at) VALUES (:number, :workspace_id, :id, :phone, :name,"
         " :email, :folded, :tags, :metadata, :source, :created_at, :updated_at)",
         row,
     )
+
+
+def _insert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
+    row = _new(workspace_id, _next_number(db, workspace_id), fields)
+    _write_new(db, row)
     _index(db)
     return row
 
@@ -811,6 +909,17 @@ def _sha256(secret: str) -> bytes:
 
 def _now() -> int:
     return time.time_ns() // 1000
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _moment(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
 
 
 def _time(microseconds: int) -> datetime:
