@@ -1,16 +1,17 @@
-"""The operator's commands: to serve, to make tokens, to move contacts in and out."""
+"""The operator's commands: to serve, to make tokens, to move contacts in and out, to erase them."""
 
 import ipaddress
 import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import click
 from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
+from marshmallow import ValidationError
 
 import schemas
 import transfer
@@ -18,6 +19,7 @@ from app import ANSWER_HEADERS, create_app, refuses_by_header
 from server import Server
 from store import (
     DEFAULT_WORKSPACE,
+    ContactNotFound,
     NameTaken,
     Store,
     StoreUnavailable,
@@ -252,6 +254,46 @@ def export(file: Path | None, workspace: str):
             new.open("w", encoding="utf-8", newline="") as text,
         ):
             write(text, contacts)
+
+
+@click.command()
+@click.argument("phone_or_id")
+@of_workspace
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@with_appcontext
+def delete(phone_or_id: str, workspace: str, yes: bool):
+    """Erase the contact with that phone number or id."""
+    schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
+    with one_line_errors():
+        try:
+            workspace_id = existing_workspace(workspace)
+            contact = _store().get_contact(workspace_id, **reference(phone_or_id))
+            if not yes:
+                known = [contact["name"], contact["phone"], contact["email"], contact["id"]]
+                whom = printable(", ".join(filter(None, known)))
+                click.confirm(f"Delete {whom} for good?", abort=True)
+            emptied = _store().delete_contact(workspace_id, contact["id"])
+        except ContactNotFound as error:
+            raise click.ClickException(
+                f"No contact of the workspace {workspace} is {printable(phone_or_id)}."
+            ) from error
+    click.echo(f"Deleted {contact['id']}.")
+    if not emptied:
+        click.echo(
+            "Another process is reading the database: what was deleted stays in its files until"
+            " the next `flask delete`, or until every process has closed it.",
+            err=True,
+        )
+
+
+def reference(phone_or_id: str) -> dict[str, str]:
+    """The text as the contact's id or else as its phone."""
+    with suppress(ValidationError):
+        return {"contact_id": schemas.ContactId().deserialize(phone_or_id)}
+    try:
+        return {"phone": schemas.PhoneNumber().deserialize(phone_or_id)}
+    except ValidationError as error:
+        raise click.UsageError(f"Neither an id nor a phone number: {error.messages[0]}") from error
 
 
 def existing_store() -> Store:

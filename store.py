@@ -476,6 +476,34 @@ class Store:
                     "updated_at": _moment(row["updated_at"]),
                 }
 
+    def delete_contact(self, workspace_id: int, contact_id: str) -> bool:
+        """Delete the contact, and every trace of it from the files. Raises ContactNotFound.
+
+        False when another process, by reading, kept the write-ahead log from being emptied.
+        """
+        with self._transaction() as db:
+            row = _required(_find(db, workspace_id, contact_id))
+            db.execute("DELETE FROM contact WHERE number = ?", (row["number"],))
+            _index(db, 1)
+        self._merge_trigrams()
+        with self._reading() as db:
+            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()["busy"]
+
+    def _merge_trigrams(self):
+        """Rewrite them without the deleted ones, bit by bit, so that others can write meanwhile."""
+        pages = -_MERGE_PAGES  # below zero: begin with all that there is
+        done = False
+        while not done:
+            with self._transaction() as db:
+                before = db.total_changes
+                db.execute(
+                    "INSERT INTO contact_trigram (contact_trigram, rank) VALUES ('merge', ?)",
+                    (pages,),
+                )
+                done = db.total_changes - before < 2
+            pages = _MERGE_PAGES
+            time.sleep(_PAUSE_SECONDS)
+
     # Connections
 
     def open(self):
@@ -557,6 +585,7 @@ class Store:
                 self._migrate(db)
                 db.execute(f"PRAGMA synchronous = {self._synchronous}")
                 db.execute("PRAGMA foreign_keys = ON")
+                db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
         except sqlite3.Error as error:
             db.close()
             raise UnusableDatabase(f"{self.path}: {error}.") from error
@@ -762,6 +791,10 @@ _PHONE_QUERY = re.compile(r"[\d\s().+-]+")
 # bulk; a search looks at the few that wait one by one.
 _INDEX_AT = 500
 
+# After a deletion all trigrams are written anew, in steps that keep nobody waiting.
+_MERGE_PAGES = 500
+_PAUSE_SECONDS = 0.05
+
 # What bounds the time of a search by trigrams. The candidates are the contacts that match and were
 # created last and, when there are more than _CANDIDATES, also those that match among the _WINDOW
 # most recently updated. Only a search that both bounds cut short may miss an older contact that
@@ -852,9 +885,9 @@ def _phrase(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _index(db: sqlite3.Connection):
+def _index(db: sqlite3.Connection, enough: int = _INDEX_AT):
     """Bring the trigrams up to date once enough contacts wait for it."""
-    if db.execute("SELECT count(*) AS count FROM unindexed").fetchone()["count"] < _INDEX_AT:
+    if db.execute("SELECT count(*) AS count FROM unindexed").fetchone()["count"] < enough:
         return
     db.execute(
         "INSERT INTO contact_trigram (contact_trigram, rowid, folded, phone, tags)"
