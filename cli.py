@@ -1,4 +1,4 @@
-"""The operator's commands: to serve, to make tokens, to move contacts in and out, to erase them."""
+"""The operator's commands: to serve, to make tokens, to move contacts in and out, to back up."""
 
 import ipaddress
 import logging
@@ -294,6 +294,22 @@ def reference(phone_or_id: str) -> dict[str, str]:
         return {"phone": schemas.PhoneNumber().deserialize(phone_or_id)}
     except ValidationError as error:
         raise click.UsageError(f"Neither an id nor a phone number: {error.messages[0]}") from error
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@with_appcontext
+def backup(file: Path):
+    """Copy the database to FILE, whole and verified, while the service runs."""
+    with one_line_errors():
+        store = existing_store()
+        if file.exists() and not store.is_copy(file):
+            raise click.ClickException(
+                f"{file} is in use, or is no backup of this service: choose another name."
+            )
+        with transfer.replacing(file) as new:
+            store.back_up(new)
+    click.echo(f"Backed up to {file}.")
 
 
 def existing_store() -> Store:

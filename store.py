@@ -16,7 +16,7 @@ import unicodedata
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -503,6 +503,24 @@ class Store:
                 done = db.total_changes - before < 2
             pages = _MERGE_PAGES
             time.sleep(_PAUSE_SECONDS)
+
+    def back_up(self, target: Path):
+        """Copy the database as it is at this moment into `target`, a new file, and verify it."""
+        with self._reading() as db, closing(sqlite3.connect(target)) as copy:
+            db.backup(copy)
+            [result] = copy.execute("PRAGMA integrity_check(1)").fetchone()
+        if result != "ok":
+            raise UnusableDatabase(f"{self.path}: damaged: {' '.join(result.split())}")
+
+    def is_copy(self, path: Path) -> bool:
+        """Whether that file is such a copy, which nobody has open, rather than the original."""
+        with path.open("rb") as file:
+            header = file.read(100)
+        ours = header.startswith(b"SQLite format 3\0") and header[68:72] == (
+            self._application_id.to_bytes(4)
+        )
+        in_use = Path(f"{path}-wal").exists() or path.samefile(self.path)
+        return ours and not in_use
 
     # Connections
 

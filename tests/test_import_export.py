@@ -527,7 +527,9 @@ def test_an_unknown_workspace_is_not_exported(run):
     assert "no workspace named shop" in run("export", "--workspace", "shop", status=1).stderr
 
 
-@pytest.mark.parametrize("command", [["export"]], ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    "command", [["export"], ["delete", PHONE, "--yes"], ["backup", "copy.db"]], ids=lambda c: c[0]
+)
 def test_a_missing_database_is_said_and_not_made(tmp_path, command):
     database = tmp_path / "folder" / "contacts.db"
     app = create_app({"CONTACTS_DATABASE": str(database)})
