@@ -39,7 +39,6 @@ import schemas
 from store import (
     DEFAULT_WORKSPACE,
     DEPLOYMENT_FILE,
-    METADATA_LIMIT,
     SANDBOX_FILE,
     ContactNotFound,
     MetadataTooLarge,
@@ -51,7 +50,6 @@ from store import (
 )
 
 BODY_LIMIT = 1024 * 1024
-NESTING_LIMIT = 512
 RETRY_AFTER_SECONDS = 1
 # On every answer: no cache on the way keeps a contact, no browser takes JSON for a page.
 ANSWER_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -114,8 +112,8 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     app.after_request(show_rate_limit)
     for error, handler in ERROR_HANDLERS.items():
         app.register_error_handler(error, handler)
-    app.cli.add_command(cli.serve)
-    app.cli.add_command(cli.token)
+    for command in (cli.serve, cli.token, cli.import_, cli.export, cli.delete, cli.backup):
+        app.cli.add_command(command)
     return app
 
 
@@ -304,10 +302,6 @@ def add_headers(response: Response) -> Response:
     return response
 
 
-class BadJSON(Exception):
-    """The body is not JSON. The text tells the caller why."""
-
-
 def read_json() -> dict[str, Any]:
     """The JSON object in the request's body; raises what answers 413, 415, 503, 400 and 422."""
     if (request.content_length or 0) > BODY_LIMIT:
@@ -317,53 +311,10 @@ def read_json() -> dict[str, Any]:
     body = request.get_data()
     if len(body) < (request.content_length or 0):
         raise ClientDisconnected
-    document = parse_json(body)
+    document = schemas.parse_json(body)
     if not isinstance(document, dict):
         raise ValidationError("The body must be a JSON object.", "body")
     return document
-
-
-def parse_json(body: bytes) -> Any:
-    """JSON as RFC 8259 has it: UTF-8, no NaN and no Infinity. Raises BadJSON."""
-    try:
-        document = json.loads(
-            body.decode("utf-8-sig"), parse_constant=_refuse_constant, parse_float=_finite
-        )
-    except UnicodeDecodeError as error:
-        raise BadJSON(f"The body is not UTF-8: see byte {error.start}.") from error
-    except json.JSONDecodeError as error:
-        raise BadJSON(f"The body is not JSON: {error}.") from error
-    except RecursionError as error:
-        raise BadJSON(_TOO_DEEP) from error
-    except ValueError as error:
-        raise BadJSON(_TOO_LARGE) from error  # an integer beyond Python's limit of digits
-    level = [document]
-    for _ in range(NESTING_LIMIT + 1):
-        level = [child for value in level for child in _children(value)]
-        if not level:
-            return document
-    raise BadJSON(_TOO_DEEP)
-
-
-_TOO_DEEP = f"The body is nested deeper than {NESTING_LIMIT} levels."
-_TOO_LARGE = "The body holds a number that is too large."
-
-
-def _children(value):
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
-
-
-def _refuse_constant(text):
-    raise BadJSON(f"The body is not JSON: {text} is not a JSON number.")
-
-
-def _finite(text):
-    number = float(text)
-    if math.isinf(number):
-        raise BadJSON(_TOO_LARGE)
-    return number
 
 
 # Errors
@@ -400,7 +351,7 @@ def unavailable(text: str, error: Exception) -> Response:
 
 
 ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
-    BadJSON: lambda error: refusal(400, str(error)),
+    schemas.BadJSON: lambda error: refusal(400, f"The body {error}."),
     Unauthorized: lambda _: refusal(401, "Unauthenticated.", {"WWW-Authenticate": "Bearer"}),
     ContactNotFound: lambda _: refusal(404, "Contact not found"),
     NotFound: lambda _: refusal(404, "Not found"),
@@ -422,9 +373,7 @@ ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     TooManyTags: lambda _: invalid(
         {"tag": [f"The contact has {schemas.TagList.most_tags} tags already: remove one first."]}
     ),
-    MetadataTooLarge: lambda _: invalid(
-        {"metadata": [f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."]}
-    ),
+    MetadataTooLarge: lambda error: invalid({error.field: [str(error)]}),
     StoreUnavailable: lambda error: unavailable(str(error), error),
     UnusableDatabase: lambda error: unavailable(
         "The database can't be used. Nothing was written; try again later.", error

@@ -1,18 +1,34 @@
-"""The operator's commands: `flask serve` and `flask token`."""
+"""The operator's commands: to serve, to make tokens, to move contacts in and out, to back up."""
 
 import ipaddress
 import logging
 import re
 import sys
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import click
 from flask import current_app
 from flask.cli import FlaskGroup, with_appcontext
+from marshmallow import ValidationError
 
+import schemas
+import transfer
 from app import ANSWER_HEADERS, create_app, refuses_by_header
 from server import Server
-from store import DEFAULT_WORKSPACE, NameTaken, Store, StoreUnavailable, UnusableDatabase
+from store import (
+    DEFAULT_WORKSPACE,
+    ContactNotFound,
+    NameTaken,
+    Store,
+    StoreUnavailable,
+    UnusableDatabase,
+)
+
+# Little enough that a client of a running server hardly notices the transaction.
+ROWS_AT_ONCE = 500
+CHARACTERS_AT_ONCE = 2 * 1024 * 1024
 
 CURL_EXAMPLE = """\
 curl -X POST {url}/api/v1/actions/update-contact \\
@@ -39,6 +55,11 @@ def one_line_errors():
         yield
     except (UnusableDatabase, StoreUnavailable) as error:
         raise click.ClickException(str(error)) from error
+    except BrokenPipeError:
+        raise  # whoever reads the output has had enough: click ends quietly
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise click.ClickException(f"{where}{error.strerror}.") from error
 
 
 @click.command()
@@ -131,6 +152,178 @@ def revoke(name: str):
     with one_line_errors():
         if not _store().revoke_token(name):
             raise click.ClickException(f"There is no token named {name}: see `flask token list`.")
+
+
+of_workspace = click.option(
+    "--workspace", type=Name(), default=DEFAULT_WORKSPACE, show_default=True
+)
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@of_workspace
+@click.option(
+    "--encoding", type=click.Choice(list(transfer.ENCODINGS)), default="utf-8", show_default=True
+)
+@click.option("--dry-run", is_flag=True, help="Say which rows would be refused; write nothing.")
+@with_appcontext
+def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
+    """Create or update contacts from FILE, a .csv or .jsonl.
+
+    Exits with 0 when every row is in, 1 when some were refused, 2 when the file can't be read.
+    """
+    schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
+    taken = refused = 0
+    read = transfer.by_ending(file, transfer.READERS)
+    with one_line_errors(), transfer.opened(file, encoding) as text, ExitStack() as stack:
+        contacts = read(text)
+        if contacts.kept_as_metadata:
+            columns = ", ".join(contacts.kept_as_metadata)
+            click.echo(f"Kept in the metadata: {printable(columns)}.", err=True)
+        if dry_run:
+            rows, keep = contacts, lambda row: None
+        else:
+            rows = imported(contacts, _store().open_workspace(workspace))
+            keep = stack.enter_context(transfer.refused_rows(file, contacts))
+        bar = stack.enter_context(progress_bar(file.stat().st_size))
+        try:
+            for row in rows:
+                if row.refusal:
+                    refused += 1
+                    click.echo(f"line {row.line}: {printable(row.refusal)}", err=True)
+                    keep(row)
+                else:
+                    taken += 1
+                if row.line % ROWS_AT_ONCE == 0:
+                    bar.update(text.buffer.tell() - bar.pos)
+        except BaseException:
+            click.echo(f"Stopped after {taken} contacts or a few more. Run it again.", err=True)
+            raise
+    click.echo(f"{'To import' if dry_run else 'Imported'}: {taken}. Refused: {refused}.")
+    if refused:
+        click.get_current_context().exit(1)
+
+
+def imported(contacts: Iterable[transfer.Row], workspace_id: int) -> Iterator[transfer.Row]:
+    """The rows, each once it is in the database or refused."""
+    for batch in batches(contacts):
+        sound = [row for row in batch if not row.refusal]
+        errors = _store().import_contacts(workspace_id, [row.contact for row in sound])
+        refusals = {sound[i].line: f"{error.field}: {error}" for i, error in errors.items()}
+        for row in batch:
+            yield row._replace(refusal=refusals[row.line]) if row.line in refusals else row
+
+
+def batches(rows: Iterable[transfer.Row]) -> Iterator[list[transfer.Row]]:
+    batch, size = [], 0
+    for row in rows:
+        batch.append(row)
+        size += row.size
+        if len(batch) == ROWS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def progress_bar(length: int):
+    """On a terminal only."""
+    return click.progressbar(length=length, file=sys.stderr, hidden=not sys.stderr.isatty())
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+@click.command()
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
+@of_workspace
+@with_appcontext
+def export(file: Path | None, workspace: str):
+    """Write every contact to FILE, a .csv or .jsonl, or as JSON Lines to standard output."""
+    with one_line_errors():
+        contacts = _store().export_contacts(existing_workspace(workspace))
+        if file is None:
+            sys.stdout.reconfigure(encoding="utf-8")
+            transfer.write_json_lines(sys.stdout, contacts)
+            return
+        write = transfer.by_ending(file, transfer.WRITERS)
+        with (
+            transfer.replacing(file) as new,
+            new.open("w", encoding="utf-8", newline="") as text,
+        ):
+            write(text, contacts)
+
+
+@click.command()
+@click.argument("phone_or_id")
+@of_workspace
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@with_appcontext
+def delete(phone_or_id: str, workspace: str, yes: bool):
+    """Erase the contact with that phone number or id."""
+    schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
+    with one_line_errors():
+        try:
+            workspace_id = existing_workspace(workspace)
+            contact = _store().get_contact(workspace_id, **reference(phone_or_id))
+            if not yes:
+                known = [contact["name"], contact["phone"], contact["email"], contact["id"]]
+                whom = printable(", ".join(filter(None, known)))
+                click.confirm(f"Delete {whom} for good?", abort=True)
+            emptied = _store().delete_contact(workspace_id, contact["id"])
+        except ContactNotFound as error:
+            raise click.ClickException(
+                f"No contact of the workspace {workspace} is {printable(phone_or_id)}."
+            ) from error
+    click.echo(f"Deleted {contact['id']}.")
+    if not emptied:
+        click.echo(
+            "Another process is reading the database: what was deleted stays in its files until"
+            " the next `flask delete`, or until every process has closed it.",
+            err=True,
+        )
+
+
+def reference(phone_or_id: str) -> dict[str, str]:
+    """The text as the contact's id or else as its phone."""
+    with suppress(ValidationError):
+        return {"contact_id": schemas.ContactId().deserialize(phone_or_id)}
+    try:
+        return {"phone": schemas.PhoneNumber().deserialize(phone_or_id)}
+    except ValidationError as error:
+        raise click.UsageError(f"Neither an id nor a phone number: {error.messages[0]}") from error
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@with_appcontext
+def backup(file: Path):
+    """Copy the database to FILE, whole and verified, while the service runs."""
+    with one_line_errors():
+        store = existing_store()
+        if file.exists() and not store.is_copy(file):
+            raise click.ClickException(
+                f"{file} is in use, or is no backup of this service: choose another name."
+            )
+        with transfer.replacing(file) as new:
+            store.back_up(new)
+    click.echo(f"Backed up to {file}.")
+
+
+def existing_store() -> Store:
+    """The store, unless its file is missing: only what writes contacts makes one."""
+    if not _store().path.exists():
+        raise click.ClickException(f"{_store().path}: there is no database.")
+    return _store()
+
+
+def existing_workspace(name: str) -> int:
+    workspace_id = existing_store().list_workspaces().get(name)
+    if workspace_id is None:
+        raise click.ClickException(f"There is no workspace named {name}.")
+    return workspace_id
 
 
 def _store() -> Store:

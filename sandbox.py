@@ -39,7 +39,7 @@ from werkzeug.exceptions import (
 )
 
 import schemas
-from app import BadJSON, bearer, identify, parse_json, read, takes
+from app import bearer, identify, read, takes
 from store import (
     BUSY,
     DEFAULT_WORKSPACE,
@@ -302,8 +302,8 @@ def readable(body: bytes | None) -> Any:
     if not body:
         return None
     try:
-        return parse_json(body)
-    except BadJSON:
+        return schemas.parse_json(body)
+    except schemas.BadJSON:
         return body.decode(errors="replace")
 
 

@@ -3,12 +3,19 @@
 A rule that one body can tell is here; a rule that needs the stored contact is the store's.
 """
 
+import json
+import math
 import re
 import unicodedata
 from contextvars import ContextVar
+from datetime import UTC
+from typing import Any
 
 import phonenumbers
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+NESTING_LIMIT = 512
+SOURCES = ["api", "csv_import", "manual"]
 
 # ISO 3166 country that a phone number without a leading + is dialled from (ours); None refuses it.
 default_region: ContextVar[str | None] = ContextVar("default_region", default=None)
@@ -18,6 +25,54 @@ default_region: ContextVar[str | None] = ContextVar("default_region", default=No
 _BETWEEN = r"[\s.()\u2010-\u2015\u2212-]"
 _PHONE = re.compile(rf"(?:tel:)?[\s(]*([+\uff0b]?){_BETWEEN}*\d(?:\d|{_BETWEEN})*", re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+
+
+class BadJSON(Exception):
+    """A text is not JSON. Reads on after the text's name: `is not UTF-8: see byte 3`."""
+
+
+def parse_json(text: bytes) -> Any:
+    """JSON as RFC 8259 has it: UTF-8, no NaN and no Infinity. Raises BadJSON."""
+    try:
+        document = _json.decode(text.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise BadJSON(f"is not UTF-8: see byte {error.start}") from error
+    except json.JSONDecodeError as error:
+        raise BadJSON(f"is not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadJSON(_TOO_DEEP) from error
+    except ValueError as error:
+        raise BadJSON(_TOO_LARGE) from error  # an integer beyond Python's limit of digits
+    level = [document]
+    for _ in range(NESTING_LIMIT + 1):
+        level = [child for value in level for child in _children(value)]
+        if not level:
+            return document
+    raise BadJSON(_TOO_DEEP)
+
+
+_TOO_DEEP = f"is nested deeper than {NESTING_LIMIT} levels"
+_TOO_LARGE = "holds a number that is too large"
+
+
+def _children(value):
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _refuse_constant(text):
+    raise BadJSON(f"is not JSON: {text} is not a JSON number")
+
+
+def _finite(text):
+    number = float(text)
+    if math.isinf(number):
+        raise BadJSON(_TOO_LARGE)
+    return number
+
+
+_json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 class Text(fields.String):
@@ -198,6 +253,44 @@ class Tag(Text):
         return tag
 
 
+class TagsInFile(TagList):
+    """Tags as CSV, or as the list that an export holds."""
+
+    _tag = Tag()
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if isinstance(value, list):
+            value = ",".join(self._tag.deserialize(tag) for tag in value)
+        return super()._deserialize(value, attr, data, **kwargs)
+
+
+class MetadataInCell(Metadata):
+    """A JSON object, as text."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        try:
+            document = parse_json(value.encode())
+        except BadJSON as error:
+            raise ValidationError(f"The text {error}.") from error
+        return super()._deserialize(document, attr, data, **kwargs)
+
+
+class Moment(fields.AwareDateTime):
+    """A time with its offset from UTC, to the microsecond."""
+
+    default_error_messages = {
+        "invalid": "Must be a time such as 2026-05-07T08:14:23.123456+00:00.",
+        "invalid_awareness": "Must have an offset from UTC, such as +00:00.",
+        "null": "May not be null: leave it out instead.",
+    }
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        try:
+            return super()._deserialize(value, attr, data, **kwargs).astimezone(UTC)
+        except OverflowError as error:
+            raise self.make_error("invalid", input=value, obj_type="datetime") from error
+
+
 class Body(Schema):
     """A JSON object without unknown fields: a typo must not be ignored in silence (ours)."""
 
@@ -236,6 +329,23 @@ class CreateContact(ContactFields):
     """The body of create-contact."""
 
     phone = PhoneNumber(required=True)
+
+
+class ImportedContact(CreateContact):
+    """A line of a JSON Lines file: what create-contact takes, and what an export knows besides."""
+
+    tags = TagsInFile()
+    id = ContactId()
+    source = fields.String(validate=validate.OneOf(SOURCES))
+    created_at = Moment(format="iso")
+    updated_at = Moment(format="iso")
+
+
+class ImportedCells(ImportedContact):
+    """A row of a CSV file, whose cells are text."""
+
+    tags = TagList()
+    metadata = MetadataInCell()
 
 
 class GetContact(Body):
@@ -286,7 +396,7 @@ class FoundContact(Schema):
     phone = fields.String()
     name = fields.String(allow_none=True)
     email = fields.String(allow_none=True)
-    source = fields.String(validate=validate.OneOf(["api", "csv_import", "manual"]))
+    source = fields.String(validate=validate.OneOf(SOURCES))
     tags = fields.List(fields.String())
     last_message_at = fields.AwareDateTime(format="iso", allow_none=True, dump_default=None)
     created_at = fields.AwareDateTime(format="iso")

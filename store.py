@@ -16,8 +16,8 @@ import unicodedata
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -27,6 +27,9 @@ SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
 LAST_THREAD_SECONDS = 0.5
 DEFAULT_WORKSPACE = "default"
+# Room for the pages that the phones of an import are spread over, when there are a million.
+_IMPORT_CACHE_KIB = 64 * 1024
+_WRITABLE = {"name", "email", "tags", "metadata"}
 
 # Says whose file it is: neither mode of the service ever serves the other's, or a stranger's.
 DEPLOYMENT_FILE = 0x51796470
@@ -148,9 +151,23 @@ class MetadataTooLarge(ValueError):
 
     position: int | None = None
 
+    field = "metadata"
+
+    def __str__(self):
+        return f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."
+
 
 class TooManyTags(ValueError):
     """With one more tag the contact would have more than the caller allows."""
+
+
+class IdTaken(ValueError):
+    """Another contact of the workspace has that id."""
+
+    field = "id"
+
+    def __str__(self):
+        return "Another contact of the workspace has it."
 
 
 class NameTaken(ValueError):
@@ -411,6 +428,100 @@ class Store:
         with self._reading() as db:
             return [_contact(row) for row in _search(db, workspace_id, query, tag, email)]
 
+    # In bulk, for the operator
+
+    def import_contacts(
+        self, workspace_id: int, contacts: list[dict[str, Any]]
+    ) -> dict[int, IdTaken | MetadataTooLarge]:
+        """Upsert each as create_contact does, in one transaction; returns the refused by position.
+
+        A contact that is new keeps `id`, `source`, `created_at` and `updated_at` when they are
+        given; of one that exists they are left alone.
+        """
+        refused = {}
+        with self._transaction() as db:
+            db.execute(f"PRAGMA cache_size = -{_IMPORT_CACHE_KIB}")
+            number = _next_number(db, workspace_id)
+            known = {row["phone"]: row for row in _named(db, workspace_id, contacts)}
+            phone_of = {row["id"]: phone for phone, row in known.items()}
+            for position, contact in enumerate(contacts):
+                phone = contact["phone"]
+                try:
+                    if phone_of.get(contact.get("id"), phone) != phone:
+                        raise IdTaken
+                    if phone in known:
+                        changes = {k: v for k, v in contact.items() if k in _WRITABLE}
+                        known[phone] = _change(db, known[phone], changes)
+                    else:
+                        row = _new(workspace_id, number, {"source": "csv_import", **contact})
+                        _write_new(db, row)
+                        known[phone], phone_of[row["id"]] = row, phone
+                        number += 1
+                except (IdTaken, MetadataTooLarge) as error:
+                    refused[position] = error
+            _index(db)
+        return refused
+
+    def export_contacts(self, workspace_id: int) -> Iterator[dict[str, Any]]:
+        """Every contact as import_contacts takes it, in the order they came, all of one moment."""
+        with self._reading() as db:
+            for row in db.execute(
+                "SELECT id, phone, name, email, tags, metadata, source, created_at, updated_at"
+                " FROM contact WHERE number BETWEEN ? AND ? ORDER BY number",
+                _numbers(workspace_id),
+            ):
+                yield {
+                    **_contact(row),
+                    "created_at": _moment(row["created_at"]),
+                    "updated_at": _moment(row["updated_at"]),
+                }
+
+    def delete_contact(self, workspace_id: int, contact_id: str) -> bool:
+        """Delete the contact, and every trace of it from the files. Raises ContactNotFound.
+
+        False when another process, by reading, kept the write-ahead log from being emptied.
+        """
+        with self._transaction() as db:
+            row = _required(_find(db, workspace_id, contact_id))
+            db.execute("DELETE FROM contact WHERE number = ?", (row["number"],))
+            _index(db, 1)
+        self._merge_trigrams()
+        with self._reading() as db:
+            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()["busy"]
+
+    def _merge_trigrams(self):
+        """Rewrite them without the deleted ones, bit by bit, so that others can write meanwhile."""
+        pages = -_MERGE_PAGES  # below zero: begin with all that there is
+        done = False
+        while not done:
+            with self._transaction() as db:
+                before = db.total_changes
+                db.execute(
+                    "INSERT INTO contact_trigram (contact_trigram, rank) VALUES ('merge', ?)",
+                    (pages,),
+                )
+                done = db.total_changes - before < 2
+            pages = _MERGE_PAGES
+            time.sleep(_PAUSE_SECONDS)
+
+    def back_up(self, target: Path):
+        """Copy the database as it is at this moment into `target`, a new file, and verify it."""
+        with self._reading() as db, closing(sqlite3.connect(target)) as copy:
+            db.backup(copy)
+            [result] = copy.execute("PRAGMA integrity_check(1)").fetchone()
+        if result != "ok":
+            raise UnusableDatabase(f"{self.path}: damaged: {' '.join(result.split())}")
+
+    def is_copy(self, path: Path) -> bool:
+        """Whether that file is such a copy, which nobody has open, rather than the original."""
+        with path.open("rb") as file:
+            header = file.read(100)
+        ours = header.startswith(b"SQLite format 3\0") and header[68:72] == (
+            self._application_id.to_bytes(4)
+        )
+        in_use = Path(f"{path}-wal").exists() or path.samefile(self.path)
+        return ours and not in_use
+
     # Connections
 
     def open(self):
@@ -456,9 +567,8 @@ class Store:
             self._require_the_opened_file()
             if self._writer is None:
                 self._writer = self._connect()
-            milliseconds = max(0, int((give_up - time.monotonic()) * 1000))
-            self._writer.execute(f"PRAGMA busy_timeout = {milliseconds}")
-            with _said_plainly(self.path), _committed(self._writer):
+            self._writer.execute("PRAGMA busy_timeout = 0")
+            with _said_plainly(self.path), _committed(self._writer, give_up=give_up):
                 yield self._writer
         finally:
             self._writing.release()
@@ -493,6 +603,7 @@ class Store:
                 self._migrate(db)
                 db.execute(f"PRAGMA synchronous = {self._synchronous}")
                 db.execute("PRAGMA foreign_keys = ON")
+                db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
         except sqlite3.Error as error:
             db.close()
             raise UnusableDatabase(f"{self.path}: {error}.") from error
@@ -508,7 +619,7 @@ class Store:
             version = self._version(db)
         if version == len(MIGRATIONS):
             return
-        _turn_on_wal(db)
+        _execute_in_turn(db, "PRAGMA journal_mode = WAL", time.monotonic() + BUSY_SECONDS)
         db.create_function("folded", 2, _folded, deterministic=True)
         with _committed(db):
             version = self._version(db)  # another process may have migrated it by now
@@ -586,28 +697,61 @@ def _delete_contacts(db: sqlite3.Connection, workspace_id: int):
     _index(db)
 
 
-def _insert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
+def _named(
+    db: sqlite3.Connection, workspace_id: int, contacts: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows that have the phone or the id of one of these contacts."""
+    return db.execute(
+        "SELECT contact.* FROM json_each(:phones) CROSS JOIN contact"
+        " ON workspace_id = :workspace_id AND phone = value"
+        " UNION SELECT contact.* FROM json_each(:ids) CROSS JOIN contact"
+        " ON workspace_id = :workspace_id AND contact.id = value",
+        {
+            "workspace_id": workspace_id,
+            "phones": _json([contact["phone"] for contact in contacts]),
+            "ids": _json([contact["id"] for contact in contacts if "id" in contact]),
+        },
+    ).fetchall()
+
+
+def _new(workspace_id: int, number: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """The row of a new contact."""
     now = _now()
     row = {
-        "number": _next_number(db, workspace_id),
+        "number": number,
         "workspace_id": workspace_id,
-        "id": str(uuid.uuid4()),
+        "id": _new_id(),
         "name": None,
         "email": None,
         "source": "api",
-        "created_at": now,
-        "updated_at": now,
         **fields,
+        "created_at": _microseconds(fields["created_at"]) if "created_at" in fields else now,
+        "updated_at": _microseconds(fields["updated_at"]) if "updated_at" in fields else now,
         "tags": _json(fields.get("tags", [])),
         "metadata": _merged("{}", fields.get("metadata", {})),
     }
     row["folded"] = _folded(row["name"], row["email"])
+    return row
+
+
+def _new_id() -> str:
+    """A UUID of version 7: it begins with the time, so that new ids stand together in the index."""
+    now, chance = f"{time.time_ns() // 1_000_000:012x}", secrets.token_hex(9)
+    return f"{now[:8]}-{now[8:]}-7{chance[:3]}-a{chance[3:6]}-{chance[6:]}"
+
+
+def _write_new(db: sqlite3.Connection, row: dict[str, Any]):
     db.execute(
         "INSERT INTO contact (number, workspace_id, id, phone, name, email, folded, tags, metadata,"
         " source, created_at, updated_at) VALUES (:number, :workspace_id, :id, :phone, :name,"
         " :email, :folded, :tags, :metadata, :source, :created_at, :updated_at)",
         row,
     )
+
+
+def _insert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
+    row = _new(workspace_id, _next_number(db, workspace_id), fields)
+    _write_new(db, row)
     _index(db)
     return row
 
@@ -664,6 +808,10 @@ _PHONE_QUERY = re.compile(r"[\d\s().+-]+")
 # Writing trigrams costs FTS5 about as much for one contact as for fifty, so they are written in
 # bulk; a search looks at the few that wait one by one.
 _INDEX_AT = 500
+
+# After a deletion all trigrams are written anew, in steps that keep nobody waiting.
+_MERGE_PAGES = 500
+_PAUSE_SECONDS = 0.05
 
 # What bounds the time of a search by trigrams. The candidates are the contacts that match and were
 # created last and, when there are more than _CANDIDATES, also those that match among the _WINDOW
@@ -755,9 +903,9 @@ def _phrase(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _index(db: sqlite3.Connection):
+def _index(db: sqlite3.Connection, enough: int = _INDEX_AT):
     """Bring the trigrams up to date once enough contacts wait for it."""
-    if db.execute("SELECT count(*) AS count FROM unindexed").fetchone()["count"] < _INDEX_AT:
+    if db.execute("SELECT count(*) AS count FROM unindexed").fetchone()["count"] < enough:
         return
     db.execute(
         "INSERT INTO contact_trigram (contact_trigram, rowid, folded, phone, tags)"
@@ -814,6 +962,17 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _moment(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
 def _time(microseconds: int) -> datetime:
     return datetime.fromtimestamp(microseconds // 1_000_000, UTC)
 
@@ -833,22 +992,25 @@ def _identity(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino
 
 
-def _turn_on_wal(db: sqlite3.Connection):
-    """Waits for other processes here, since SQLite's busy handler does not for this pragma."""
-    give_up = time.monotonic() + BUSY_SECONDS
+def _execute_in_turn(db: sqlite3.Connection, statement: str, give_up: float):
+    """Waits here for other processes: SQLite does so not at all for journal_mode, and elsewhere
+    looks every 100 ms, which misses the pauses that an import makes.
+    """
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(statement)
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
                 raise
-            time.sleep(0.01)
+            time.sleep(0.002)
 
 
 @contextmanager
-def _committed(db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
-    db.execute(begin)
+def _committed(
+    db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE", give_up: float = 0
+) -> Iterator[None]:
+    _execute_in_turn(db, begin, give_up)
     try:
         yield
         db.execute("COMMIT")

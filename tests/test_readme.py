@@ -108,3 +108,33 @@ def test_a_deployment_from_nothing_to_the_first_call(tmp_path):
     with serving(tmp_path) as server:
         curl = f"curl -s {server.url}/api/v1/me -H 'Authorization: Bearer {token}'"
         assert json.loads(shell(curl, tmp_path))["name"] == "my-integration"
+
+
+def test_import_export_erasure_and_restoring_a_backup(tmp_path):
+    environ = environment(tmp_path / "instance" / "contacts.db", FLASK_APP=str(ROOT / "app.py"))
+    environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+
+    def run(block):
+        return shell(block.text, tmp_path, env=environ)
+
+    file, import_, said, export = readme("Import and export")
+    (tmp_path / "contacts.csv").write_text(file.text)
+    refused = import_.text.strip() + " 2>&1 || test $? = 1"
+    assert shell(refused, tmp_path, env=environ) == said.text
+    assert run(export) == "1\n"
+
+    [backup] = readme("Back up and restore")[:1]
+    assert "Backed up" in run(backup)
+    [delete] = readme("Erase a contact")
+    assert "Deleted" in run(delete)
+    assert shell("flask export", tmp_path, env=environ) == ""
+    [_, restore] = readme("Back up and restore")
+    assert run(restore).strip() == "1"
+
+
+def test_the_configuration_of_litestream_names_the_database_of_the_unit():
+    [configuration] = readme("Replicate continuously")
+    unit = (ROOT / "deploy" / "qyvo-standin.service").read_text()
+    [database] = re.findall(r"path: (.*)", configuration.text)
+    assert Path(database).name == "contacts.db"
+    assert Path(database).parent.name in re.findall(r"^StateDirectory=(.*)$", unit, re.MULTILINE)

@@ -1,0 +1,599 @@
+"""Contacts in and out of files."""
+
+import csv
+import json
+import re
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from conftest import PHONE, ROMAIN, ROOT, SECONDS, TOKEN, contacts_in, environment, execute, post
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app import create_app
+from schemas import CreateContact
+from store import DEFAULT_WORKSPACE
+from transfer import neutralised, restored
+
+OTHER_ID = "0197c1de-52ab-7cc3-9f3e-4a8d1f0c2b6e"
+NOOR = "+14155550199"
+
+
+@pytest.fixture
+def run(runner, tmp_path):
+    """Runs `flask …` in the application's process; a dictionary holds files to make before."""
+
+    def run(*args, status=0, **options):
+        result = runner.invoke(args=[str(arg) for arg in args], **options)
+        assert result.exit_code == status, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def import_text(run, tmp_path):
+    """Imports a file that holds that text."""
+
+    def import_text(text, *options, name="contacts.csv", status=0):
+        file = tmp_path / name
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return run("import", file, *options, status=status)
+
+    return import_text
+
+
+def by_phone(rows):
+    return {row["phone"]: row for row in rows}
+
+
+def rejected(tmp_path, name="contacts.csv.rejected.csv"):
+    with (tmp_path / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# What an import takes
+
+
+def test_rows_become_contacts_by_the_rules_of_create_contact(import_text, stored):
+    import_text(
+        "phone,name,email,tags,metadata\n"
+        '+1 (415) 555-0199, Noor ,noor@example.com,"lead, vip,lead","{""a"": {""b"": [1, null]}}"\n'
+    )
+    noor = by_phone(stored())[NOOR]
+    assert noor["name"] == "Noor"
+    assert noor["email"] == "noor@example.com"
+    assert noor["tags"] == ["lead", "vip"]
+    assert noor["metadata"] == {"a": {"b": [1, None]}}
+    assert noor["source"] == "csv_import"
+
+
+def test_json_lines_become_contacts(import_text, stored):
+    import_text(
+        json.dumps({"phone": NOOR, "tags": "lead,vip", "metadata": {"a": 1}})
+        + "\n\n"
+        + json.dumps({"phone": "+14155550198", "tags": ["lead", "vip"]}),
+        name="contacts.jsonl",
+    )
+    contacts = by_phone(stored())
+    assert contacts[NOOR]["metadata"] == {"a": 1}
+    assert contacts[NOOR]["tags"] == contacts["+14155550198"]["tags"] == ["lead", "vip"]
+    assert contacts[NOOR]["source"] == "csv_import"
+
+
+def test_a_phone_that_exists_is_updated(import_text, stored):
+    import_text(f'phone,name,metadata\n{PHONE},Romy,"{{""plan"": ""pro""}}"\n')
+    [romain] = stored()
+    assert romain["name"] == "Romy"
+    assert romain["metadata"] == ROMAIN["metadata"] | {"plan": "pro"}
+    assert romain["source"] == "api"
+
+
+@pytest.mark.parametrize("cells", [",,,,", ", ,  ,\t, ", ""])
+def test_an_empty_cell_leaves_the_field_alone(import_text, stored, cells):
+    before = stored()
+    import_text(f"phone,name,email,tags,metadata\n{PHONE}{cells}\n")
+    assert stored() == before
+
+
+def test_an_empty_string_in_json_lines_clears_the_field(import_text, stored):
+    import_text(json.dumps({"phone": PHONE, "name": "", "tags": ""}), name="c.jsonl")
+    [romain] = stored()
+    assert romain["name"] is None
+    assert romain["tags"] == []
+
+
+def test_the_later_of_two_rows_with_one_phone_counts(import_text, stored):
+    import_text(f"phone,name,email\n{NOOR},First,a@example.com\n{NOOR},Second,\n")
+    noor = by_phone(stored())[NOOR]
+    assert (noor["name"], noor["email"]) == ("Second", "a@example.com")
+
+
+def test_a_second_import_changes_nothing(import_text, stored):
+    text = f'phone,name,tags,metadata\n{NOOR},Noor,lead,"{{""a"": 1.50}}"\n'
+    import_text(text)
+    before = stored()
+    import_text(text)
+    assert stored() == before
+
+
+def test_an_import_is_found_by_search_at_once(import_text, client):
+    rows = "".join(f"+1415555{i:04},Person {i}\n" for i in range(1500))
+    import_text(f"phone,name\n{rows}")
+    answer = client.post(
+        "/v1/actions/search-contacts",
+        json={"query": "person 1499"},
+        headers={"Authorization": f"Bearer {TOKEN}"},
+    )
+    assert [contact["phone"] for contact in answer.json] == ["+14155551499"]
+
+
+def test_the_default_region_applies(make_app, tmp_path, stored):
+    (tmp_path / "fr.csv").write_text("phone\n06 39 98 01 01\n")
+    runner = make_app(CONTACTS_DEFAULT_REGION="FR").test_cli_runner()
+    assert runner.invoke(args=["import", str(tmp_path / "fr.csv")]).exit_code == 0
+    assert "+33639980101" in by_phone(stored())
+
+
+def test_a_workspace_is_made_and_kept_apart(import_text, run, stored):
+    import_text(f"phone,name\n{PHONE},Other\n", "--workspace", "shop")
+    assert [contact["name"] for contact in stored()] == ["Romain", "Other"]
+    [line] = run("export", "--workspace", "shop").stdout.splitlines()
+    assert json.loads(line)["name"] == "Other"
+
+
+# Columns and encodings
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "phone,name,email",
+        "Phone number,Full name,E-mail",
+        "PHONE_NUMBER,NAME,EMAIL ADDRESS",
+        "Téléphone,Nom,e_mail",
+        "Mobile,display-name,Mail",
+        '"Phone ","Name","Email"',
+    ],
+)
+def test_columns_are_known_by_their_usual_names(import_text, stored, header):
+    result = import_text(f"{header}\n{NOOR},Noor,noor@example.com\n")
+    noor = by_phone(stored())[NOOR]
+    assert (noor["name"], noor["email"]) == ("Noor", "noor@example.com")
+    assert result.stderr == ""
+
+
+def test_the_order_of_columns_does_not_count(import_text, stored):
+    import_text(f"name,phone\nNoor,{NOOR}\n")
+    assert by_phone(stored())[NOOR]["name"] == "Noor"
+
+
+def test_unknown_columns_go_into_the_metadata_with_a_notice(import_text, stored):
+    result = import_text(
+        f'phone,City,Plan,metadata\n{NOOR},Oslo,,\n+14155550198,Paris,pro,"{{""City"": 1}}"\n'
+    )
+    contacts = by_phone(stored())
+    assert contacts[NOOR]["metadata"] == {"City": "Oslo"}
+    assert contacts["+14155550198"]["metadata"] == {"City": 1, "Plan": "pro"}
+    assert result.stderr == "Kept in the metadata: City, Plan.\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbfphone,name\n+14155550199,Zo\xc3\xab\n",
+        b"phone,name\r\n+14155550199,Zo\xc3\xab\r\n",
+        b"phone,name\r+14155550199,Zo\xc3\xab\r",
+        b"phone;name\n+14155550199;Zo\xc3\xab\n",
+        b"phone\tname\n+14155550199\tZo\xc3\xab\n",
+        b"phone,name\n\n+14155550199,Zo\xc3\xab\n,\n",
+        b"phone,name,email\n+14155550199,Zo\xc3\xab",
+    ],
+)
+def test_files_as_spreadsheets_write_them_are_read(import_text, stored, text):
+    import_text(text)
+    assert by_phone(stored())[NOOR]["name"] == "Zoë"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "utf-16"])
+def test_another_encoding_is_read_when_it_is_named(import_text, stored, encoding):
+    text = f"phone,name\n{NOOR},Zoë\n".encode(encoding)
+    result = import_text(text, status=2)
+    assert "is not UTF-8" in result.stderr
+    assert "--encoding latin-1" in result.stderr
+    import_text(text, "--encoding", encoding)
+    assert by_phone(stored())[NOOR]["name"] == "Zoë"
+
+
+def test_a_wrong_encoding_at_the_end_keeps_the_whole_file_out(import_text, stored):
+    before = stored()
+    import_text(f"phone,name\n{NOOR},Noor\n".encode() * 5000 + b"+14155550198,Zo\xeb\n", status=2)
+    assert stored() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "says"),
+    [
+        ("", "contacts.csv", "No column is named phone"),
+        ("name,email\nNoor,a@example.com\n", "contacts.csv", "No column is named phone"),
+        ("phone,Mobile\n1,2\n", "contacts.csv", "The columns phone and Mobile mean the same"),
+        ("phone,city,city\n1,2,3\n", "contacts.csv", "The columns city and city mean the same"),
+        (f'phone,name\n{NOOR},"No\nor\n', "contacts.csv", "Line 2 is not CSV"),
+        (f"phone\n{NOOR}\n", "contacts.txt", "must end in .csv or .jsonl"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(import_text, stored, text, name, says):
+    before = stored()
+    result = import_text(text, name=name, status=2)
+    assert says in result.stderr.splitlines()[-1]
+    assert stored() == before
+
+
+def test_a_file_that_is_not_there_is_refused(run, tmp_path):
+    assert "does not exist" in run("import", tmp_path / "missing.csv", status=2).stderr
+
+
+# Rows that are refused
+
+
+REFUSED_ROWS = [
+    ("4155550199", "", "", "", "phone: Must start with + and the country code"),
+    ("", "Nobody", "", "", "phone: Is required."),
+    (NOOR, "x" * 256, "", "", "name: Must be at most 255 characters long."),
+    (NOOR, "No\0or", "", "", "name: Must not contain NUL"),
+    (NOOR, "", "noor", "", "email: Must be an email address."),
+    (NOOR, "", "", "{", "metadata: The text is not JSON"),
+    (NOOR, "", "", '{"a": NaN}', "metadata: The text is not JSON: NaN is not a JSON number."),
+    (NOOR, "", "", "[1]", "metadata: Must be a JSON object."),
+    (NOOR, "", "", json.dumps({"a": "x" * 65536}), "metadata: Merged with what is stored"),
+]
+
+
+@pytest.mark.parametrize(("phone", "name", "email", "metadata", "reason"), REFUSED_ROWS)
+def test_a_refused_row_keeps_no_other_out(
+    import_text, tmp_path, stored, phone, name, email, metadata, reason
+):
+    with (tmp_path / "contacts.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["phone", "name", "email", "metadata"])
+        writer.writerow(["+14155550198", "Be\nfore", "", ""])
+        writer.writerow([phone, name, email, metadata])
+        writer.writerow(["+14155550197", "After", "", ""])
+    result = import_text((tmp_path / "contacts.csv").read_bytes(), status=1)
+    assert by_phone(stored()).keys() == {PHONE, "+14155550198", "+14155550197"}
+    [said] = result.stderr.splitlines()
+    assert said.startswith("line 4: ")
+    assert reason in said
+    [row] = rejected(tmp_path)
+    assert reason in row.pop("refused_because")
+    assert row == {"phone": phone, "name": name, "email": email, "metadata": metadata}
+    assert result.stdout == "Imported: 2. Refused: 1.\n"
+
+
+def test_every_reason_is_said(import_text):
+    result = import_text("phone,email\nx,y\n", status=1)
+    assert "phone: " in result.stderr
+    assert "email: " in result.stderr
+
+
+def test_a_row_longer_than_the_header_is_refused(import_text, tmp_path):
+    result = import_text(f"phone,name\n{NOOR},Noor,oops\n", status=1)
+    assert "more cells than the first line has names" in result.stderr
+
+
+def test_refused_rows_can_be_mended_and_imported(import_text, run, tmp_path, stored):
+    import_text("phone,name,City\n4155550199,Noor,Oslo\n+14155550198,Ada,Rome\n", status=1)
+    file = tmp_path / "contacts.csv.rejected.csv"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    again = run("import", file, status=1)
+    assert "Kept in the metadata: City." in again.stderr
+    assert len(rejected(tmp_path, f"{file.name}.rejected.csv")) == 1
+    file.write_text(file.read_text().replace("4155550199", NOOR))
+    run("import", file)
+    noor = by_phone(stored())[NOOR]
+    assert (noor["name"], noor["metadata"]) == ("Noor", {"City": "Oslo"})
+    assert not Path(f"{file}.rejected.csv").exists()
+
+
+def test_refused_json_lines_can_be_mended_and_imported(import_text, run, tmp_path, stored):
+    lines = [
+        {"phone": "4155550199", "name": "Noor"},
+        {"phone": "+14155550198", "nmae": "Ada"},
+        {"phone": "+14155550197", "tags": ["a,b"]},
+        {"phone": "+14155550196", "name": None},
+        {"phone": "+14155550195", "name": "\ud800"},
+    ]
+    text = "".join(f"{json.dumps(line)}\n" for line in lines) + "[1]\nnonsense\n"
+    result = import_text(text, name="c.jsonl", status=1)
+    assert [said.split(": ")[:2] for said in result.stderr.splitlines()] == [
+        ["line 1", "phone"],
+        ["line 2", "nmae"],
+        ["line 3", "tags"],
+        ["line 4", "name"],
+        ["line 5", "name"],
+        ["line 6", "The line must be a JSON object."],
+        ["line 7", "The line is not JSON"],
+    ]
+    file = tmp_path / "c.jsonl.rejected.jsonl"
+    mended = file.read_text().splitlines()
+    assert "Must start with +" in json.loads(mended[0])["refused_because"]
+    file.write_text(mended[0].replace("4155550199", NOOR))
+    run("import", file)
+    assert by_phone(stored())[NOOR]["name"] == "Noor"
+
+
+def test_no_file_of_refused_rows_is_left_when_none_is_refused(import_text, tmp_path):
+    import_text("phone\nx\n", status=1)
+    import_text(f"phone\n{NOOR}\n")
+    assert not (tmp_path / "contacts.csv.rejected.csv").exists()
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(import_text, tmp_path, stored):
+    before = stored()
+    result = import_text(f"phone,City\nx,Oslo\n{NOOR},Rome\n", "--dry-run", status=1)
+    assert result.stderr.splitlines()[0] == "Kept in the metadata: City."
+    assert result.stderr.splitlines()[1].startswith("line 2: phone: ")
+    assert result.stdout == "To import: 1. Refused: 1.\n"
+    assert stored() == before
+    assert not (tmp_path / "contacts.csv.rejected.csv").exists()
+
+
+def test_a_dry_run_makes_no_database(tmp_path):
+    app = create_app({"CONTACTS_DATABASE": str(tmp_path / "new" / "contacts.db")})
+    (tmp_path / "contacts.csv").write_text(f"phone\n{NOOR}\n")
+    result = app.test_cli_runner().invoke(
+        args=["import", str(tmp_path / "contacts.csv"), "--dry-run"]
+    )
+    assert result.exit_code == 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_a_file_holds_gives_the_terminal_no_orders(import_text):
+    result = import_text(f"phone,\x1b[31mred\n{NOOR},x\n")
+    assert "\x1b" not in result.stderr
+    result = import_text('{"phone": "+14155550199", "\\u001b[31m": 1}', name="c.jsonl", status=1)
+    assert "\x1b" not in result.stderr
+
+
+# Ids, times and sources, which only an export has
+
+
+def test_a_new_contact_keeps_the_id_source_and_times_of_the_file(import_text, stored):
+    import_text(
+        "phone,id,source,created_at,updated_at\n"
+        f"{NOOR},{OTHER_ID.upper()},manual,2020-01-02T03:04:05.000006+00:00,2021-01-01T00:00:00Z\n"
+    )
+    noor = by_phone(stored())[NOOR]
+    assert (noor["id"], noor["source"]) == (OTHER_ID, "manual")
+    assert (noor["created_at"], noor["updated_at"]) == (1577934245000006, 1609459200000000)
+
+
+def test_a_contact_that_exists_keeps_its_own(import_text, stored):
+    [before] = stored()
+    import_text(
+        "phone,id,source,created_at,updated_at\n"
+        f"{PHONE},{OTHER_ID},manual,2020-01-02T03:04:05+00:00,2020-01-02T03:04:05+00:00\n"
+    )
+    assert stored() == [before]
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "says"),
+    [
+        ("id", "42", "id: Must be a UUID"),
+        ("source", "facebook", "source: Must be one of: api, csv_import, manual."),
+        ("created_at", "yesterday", "created_at: Must be a time such as"),
+        ("created_at", "2020-01-02T03:04:05", "created_at: Must have an offset from UTC"),
+        ("updated_at", "0001-01-01T00:00:00+14:00", "updated_at: Must be a time such as"),
+    ],
+)
+def test_a_bad_id_source_or_time_is_refused(import_text, column, value, says):
+    assert says in import_text(f"phone,{column}\n{NOOR},{value}\n", status=1).stderr
+
+
+def test_an_id_that_another_contact_has_is_refused(import_text, stored):
+    [romain] = stored()
+    text = f"phone,id\n{NOOR},{romain['id']}\n+14155550198,{OTHER_ID}\n+14155550197,{OTHER_ID}\n"
+    result = import_text(text, status=1)
+    assert [said.split(": ", 1) for said in result.stderr.splitlines()] == [
+        ["line 2", "id: Another contact of the workspace has it."],
+        ["line 4", "id: Another contact of the workspace has it."],
+    ]
+    assert by_phone(stored()).keys() == {PHONE, "+14155550198"}
+
+
+# Export, and the way back
+
+HARD_CONTACTS = [
+    {"phone": "+14155550101"},
+    {
+        "phone": "+14155550102",
+        "name": '=HYPERLINK("https://example.com";"x")',
+        "email": "+plus@example.com",
+        "tags": ["@home", "'quoted", '"q"', "; drop", "zwölf"],
+        "metadata": {"z": 1.0, "a": [1e300, -0.0, 10**30, "=1+1", None, True], "": {"é\n": "\t"}},
+    },
+    {"phone": "+14155550103", "name": "'=already", "tags": ["-1", "=2"]},
+    {"phone": "+14155550104", "name": 'Line\r\nbreak, "quote" \u2028 😀'},
+]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_export_then_import_gives_the_same_contacts_byte_for_byte(make_app, tmp_path, run, ending):
+    app = make_app(HARD_CONTACTS, CONTACTS_DATABASE=str(tmp_path / "old.db"))
+    file = tmp_path / f"contacts.{ending}"
+    assert app.test_cli_runner().invoke(args=["export", str(file)]).exit_code == 0
+    new = make_app([], CONTACTS_DATABASE=str(tmp_path / "new.db"))
+    result = new.test_cli_runner().invoke(args=["import", str(file)])
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = "SELECT * FROM contact ORDER BY number"
+    assert execute(tmp_path / "new.db", rows) == execute(tmp_path / "old.db", rows)
+    assert len(execute(tmp_path / "new.db", rows)) == len(HARD_CONTACTS)
+
+
+storable = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | storable,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(storable, inner, max_size=3),
+    max_leaves=5,
+)
+contacts = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": storable,
+        "email": st.sampled_from(["=a@example.com", "-a@example.com", "'b@example.com"]),
+        "tags": st.lists(storable, max_size=4).map(",".join),
+        "metadata": st.dictionaries(storable, json_values, max_size=3),
+    },
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(given_contacts=st.lists(contacts, max_size=6), ending=st.sampled_from(["csv", "jsonl"]))
+def test_any_contacts_come_back_as_they_were(given_contacts, ending):
+    with tempfile.TemporaryDirectory() as folder:
+        apps = []
+        for name in ("old", "new"):
+            app = create_app({"CONTACTS_DATABASE": f"{folder}/{name}.db"})
+            apps.append(SimpleNamespace(store=app.extensions["store"], run=app.test_cli_runner()))
+        old, new = apps
+        old.store.open_workspace(
+            DEFAULT_WORKSPACE,
+            [
+                CreateContact().load({"phone": f"+1415555{i:04}", **contact})
+                for i, contact in enumerate(given_contacts)
+            ],
+        )
+        file = f"{folder}/contacts.{ending}"
+        assert old.run.invoke(args=["export", file]).exit_code == 0
+        result = new.run.invoke(args=["import", file])
+        assert result.exit_code == 0, result.output
+        rows = "SELECT * FROM contact ORDER BY number"
+        assert execute(new.store.path, rows) == execute(old.store.path, rows)
+        old.store.close()
+        new.store.close()
+
+
+@given(st.text("'=+-@\t\ra") | st.text())
+def test_a_cell_is_restored_to_what_it_was_and_is_never_a_formula(cell):
+    assert restored(neutralised(cell)) == cell
+    assert not neutralised(cell).startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+def test_no_cell_of_an_export_is_a_formula_but_the_phone(make_app, tmp_path):
+    runner = make_app(HARD_CONTACTS).test_cli_runner()
+    assert runner.invoke(args=["export", str(tmp_path / "out.csv")]).exit_code == 0
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["phone"] for row in rows] == [contact["phone"] for contact in HARD_CONTACTS]
+    cells = [cell for row in rows for name, cell in row.items() if name != "phone"]
+    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in cells)
+    assert rows[1]["name"].startswith("'=HYPERLINK")
+
+
+def test_an_export_is_private_and_replaces_an_earlier_one(run, tmp_path):
+    file = tmp_path / "contacts.csv"
+    file.write_text("earlier")
+    run("export", file)
+    assert file.read_text().startswith("id,phone,name")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert sorted(path.name for path in tmp_path.glob(".*")) == []
+
+
+def test_without_a_file_the_export_is_json_lines(run, contact):
+    [line] = run("export").stdout.splitlines()
+    exported = json.loads(line)
+    assert exported["id"] == contact["id"]
+    assert exported["metadata"] == ROMAIN["metadata"]
+    assert exported["updated_at"][:19] == contact["updated_at"][:19]
+
+
+def test_an_export_has_a_known_ending(run, tmp_path):
+    assert "must end in" in run("export", tmp_path / "contacts.xlsx", status=2).stderr
+
+
+def test_an_unknown_workspace_is_not_exported(run):
+    assert "no workspace named shop" in run("export", "--workspace", "shop", status=1).stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["export"], ["delete", PHONE, "--yes"], ["backup", "copy.db"]], ids=lambda c: c[0]
+)
+def test_a_missing_database_is_said_and_not_made(tmp_path, command):
+    database = tmp_path / "folder" / "contacts.db"
+    app = create_app({"CONTACTS_DATABASE": str(database)})
+    result = app.test_cli_runner().invoke(args=command)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {database}: there is no database.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# While others work
+
+
+def write_rows(file, count):
+    rows = "".join(f"+4477{i:08},Person {i}\n" for i in range(count))
+    file.write_text(f"phone,name\n{rows}")
+
+
+def importing(file, database):
+    return subprocess.Popen(
+        [sys.executable, "-m", "flask", "import", file],
+        cwd=ROOT,
+        env=environment(database),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_an_interrupted_import_keeps_what_is_in_and_can_be_run_again(tmp_path):
+    write_rows(tmp_path / "many.csv", 20_000)
+    database = tmp_path / "contacts.db"
+    create_app({"CONTACTS_DATABASE": str(database)}).extensions["store"].open_workspace("default")
+    with importing(tmp_path / "many.csv", database) as process:
+        while not execute(database, "SELECT 1 FROM contact LIMIT 1"):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1
+    assert "Traceback" not in stderr
+    [(count,)] = execute(database, "SELECT count(*) FROM contact")
+    assert 0 < count < 20_000
+    assert int(re.search(r"Stopped after (\d+) contacts", stderr)[1]) <= count
+    with importing(tmp_path / "many.csv", database) as process:
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert execute(database, "SELECT count(*) FROM contact") == [(20_000,)]
+
+
+def test_clients_update_while_an_import_runs(server, tmp_path):
+    write_rows(tmp_path / "many.csv", 15_000)
+    answers = []
+
+    def update(process):
+        while process.poll() is None:
+            body = {"phone": PHONE, "metadata": {"count": len(answers)}}
+            answers.append(post(server.url, body).status_code)
+
+    with importing(tmp_path / "many.csv", server.database) as process:
+        clients = [threading.Thread(target=update, args=[process]) for _ in range(3)]
+        for client in clients:
+            client.start()
+        stdout, _ = process.communicate(timeout=120)
+        for client in clients:
+            client.join()
+    assert stdout == "Imported: 15000. Refused: 0.\n"
+    assert set(answers) == {200}
+    assert len(contacts_in(server.database)) == 15_001

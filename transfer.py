@@ -1,0 +1,319 @@
+"""Contacts in files, CSV and JSON Lines, on their way in and out."""
+
+import csv
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from functools import cache
+from io import TextIOWrapper
+from itertools import chain
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TextIO
+
+import click
+from marshmallow import ValidationError
+
+import schemas
+
+ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "latin-1": "latin-1", "cp1252": "cp1252"}
+LONGEST_CELL = 1024 * 1024
+
+# What an export holds. The id is first: a line that began with a phone's + could be a formula to
+# a spreadsheet that separates cells by semicolons.
+COLUMNS = ["id", "phone", "name", "email", "tags", "metadata", "source", "created_at", "updated_at"]
+
+# What a file of refused rows holds besides; an import passes over it.
+REASON = "refused_because"
+
+# How people and other programs name the columns, in lower case, without accents and punctuation.
+VARIANTS = {
+    "id": "id contactid",
+    "phone": "phone phonenumber phoneno tel telephone telephonenumber numerodetelephone mobile"
+    " mobilephone mobilenumber cell cellphone whatsapp whatsappnumber",
+    "name": "name fullname contactname displayname nom nomcomplet",
+    "email": "email emailaddress mail courriel adressemail",
+    "tags": "tags tag labels",
+    "metadata": "metadata",
+    "source": "source",
+    "created_at": "createdat",
+    "updated_at": "updatedat",
+    REASON: "refusedbecause",
+}
+FIELDS = {variant: field for field, variants in VARIANTS.items() for variant in variants.split()}
+
+
+class UnusableFile(click.ClickException):
+    """The file can't be read, whatever its rows say."""
+
+    exit_code = 2
+
+
+class Row(NamedTuple):
+    """A contact, or why it is refused. `raw` is what the file says, in `size` characters."""
+
+    line: int
+    raw: Any
+    size: int
+    contact: dict[str, Any]
+    refusal: str = ""
+
+
+class CSVFile:
+    """The rows of a CSV file. `kept_as_metadata` are its columns that no contact has."""
+
+    ending = ".csv"
+
+    def __init__(self, lines: TextIO):
+        csv.field_size_limit(LONGEST_CELL)
+        first = lines.readline()
+        self._csv = csv.reader(chain([first], lines), delimiter=_delimiter(first), strict=True)
+        self._titles = self._next() or []
+        columns = _columns(self._titles)
+        if "phone" not in columns:
+            raise UnusableFile("No column is named phone: the first line must name the columns.")
+        self._reason = columns.pop(REASON, None)
+        rules = schemas.ImportedCells().load_fields
+        self._rules = [
+            (position, name, rules[name].deserialize)
+            for name, position in columns.items()
+            if name in rules
+        ]
+        self._kept = [(i, name) for name, i in columns.items() if name not in rules]
+        self._metadata_rule = schemas.Metadata().deserialize
+        self.kept_as_metadata = [name for _, name in self._kept]
+
+    def __iter__(self) -> Iterator[Row]:
+        line = self._csv.line_num + 1
+        while (cells := self._next()) is not None:
+            if any(cells):
+                yield self._row(line, cells)
+            line = self._csv.line_num + 1
+
+    def refused_writer(self, file: TextIO) -> Callable[[Row], None]:
+        """Writes refused rows as CSV, each with its reason in the first column."""
+        writer = csv.writer(file)
+
+        def write(reason, cells):
+            writer.writerow([reason, *(c for i, c in enumerate(cells) if i != self._reason)])
+
+        write(REASON, self._titles)
+        return lambda row: write(row.refusal, row.raw)
+
+    def _next(self) -> list[str] | None:
+        line = self._csv.line_num + 1
+        try:
+            return next(self._csv, None)
+        except csv.Error as error:
+            raise UnusableFile(f"Line {line} is not CSV: {error}.") from error
+
+    def _row(self, line: int, cells: list[str]) -> Row:
+        contact, errors = {}, {}
+        if any(cells[len(self._titles) :]):
+            errors["row"] = ["It has more cells than the first line has names."]
+        cells += [""] * (len(self._titles) - len(cells))
+        for position, name, rule in self._rules:
+            if cell := cells[position].strip():
+                try:
+                    contact[name] = rule(restored(cell))
+                except ValidationError as error:
+                    errors[name] = error.messages
+        if kept := {name: restored(cells[i]) for i, name in self._kept if cells[i]}:
+            try:
+                contact["metadata"] = self._metadata_rule(kept | contact.get("metadata", {}))
+            except ValidationError as error:
+                errors["metadata"] = error.messages
+        if "phone" not in contact:
+            errors.setdefault("phone", ["Is required."])
+        return Row(line, cells, sum(map(len, cells)), contact, _refusal(errors))
+
+
+class JSONLinesFile:
+    """The lines of a JSON Lines file."""
+
+    ending = ".jsonl"
+    kept_as_metadata = ()
+    _schema = schemas.ImportedContact()
+
+    def __init__(self, lines: TextIO):
+        self._lines = lines
+
+    def __iter__(self) -> Iterator[Row]:
+        for number, line in enumerate(self._lines, 1):
+            if line.strip():
+                yield self._row(number, line.strip())
+
+    def refused_writer(self, file: TextIO) -> Callable[[Row], None]:
+        """Writes refused lines, with the reason in those that are objects."""
+
+        def write(row):
+            raw = row.raw
+            if isinstance(raw, dict):
+                raw = json.dumps({REASON: row.refusal} | raw)
+            file.write(raw + "\n")
+
+        return write
+
+    def _row(self, number: int, line: str) -> Row:
+        try:
+            document = schemas.parse_json(line.encode())
+        except schemas.BadJSON as error:
+            return Row(number, line, len(line), {}, f"The line {error}.")
+        if not isinstance(document, dict):
+            return Row(number, line, len(line), {}, "The line must be a JSON object.")
+        document.pop(REASON, None)
+        try:
+            return Row(number, document, len(line), self._schema.load(document))
+        except ValidationError as error:
+            refusal = _refusal(error.normalized_messages())
+            return Row(number, document, len(line), {}, refusal)
+
+
+def write_csv(file: TextIO, contacts: Iterable[dict[str, Any]]):
+    """Write contacts as CSV, with no cell that a spreadsheet would run as a formula."""
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    for contact in contacts:
+        cells = contact | {
+            "name": neutralised(contact["name"] or ""),
+            "email": neutralised(contact["email"] or ""),
+            "tags": neutralised(",".join(contact["tags"])),
+            "metadata": _json(contact["metadata"]),
+            "created_at": _iso(contact["created_at"]),
+            "updated_at": _iso(contact["updated_at"]),
+        }
+        writer.writerow(map(cells.get, COLUMNS))
+
+
+def write_json_lines(file: TextIO, contacts: Iterable[dict[str, Any]]):
+    """Write contacts as JSON Lines, each as import takes it: no name is an empty string."""
+    for contact in contacts:
+        values = contact | {
+            "name": contact["name"] or "",
+            "email": contact["email"] or "",
+            "created_at": _iso(contact["created_at"]),
+            "updated_at": _iso(contact["updated_at"]),
+        }
+        file.write(_json({name: values[name] for name in COLUMNS}) + "\n")
+
+
+READERS = {".csv": CSVFile, ".jsonl": JSONLinesFile}
+WRITERS = {".csv": write_csv, ".jsonl": write_json_lines}
+
+
+def by_ending(path: Path, formats: dict[str, Any]) -> Any:
+    """What the file's ending says that it holds. Raises UnusableFile."""
+    try:
+        return formats[path.suffix.lower()]
+    except KeyError:
+        raise UnusableFile(f"{path}: the name must end in .csv or .jsonl.") from None
+
+
+@contextmanager
+def opened(path: Path, encoding: str) -> Iterator[TextIO]:
+    """The file, once all of it is known to be in that encoding; raises UnusableFile."""
+    with path.open("rb") as file, TextIOWrapper(file, ENCODINGS[encoding], newline="") as text:
+        try:
+            while text.read(LONGEST_CELL):
+                pass
+        except UnicodeError as error:
+            raise UnusableFile(
+                f"{path} is not {encoding.upper()}: name its encoding, as in --encoding latin-1."
+            ) from error
+        text.seek(0)
+        yield text
+
+
+@contextmanager
+def refused_rows(path: Path, contacts: CSVFile | JSONLinesFile) -> Iterator[Callable[[Row], None]]:
+    """Keeps rows in FILE.rejected.csv (.jsonl), which is there afterwards if there were any."""
+    kept = path.with_name(f"{path.name}.rejected{contacts.ending}")
+    kept.unlink(missing_ok=True)
+    with ExitStack() as stack:
+
+        @cache
+        def writer():
+            kept.touch(0o600)
+            file = kept.open("w", encoding="utf-8", newline="")
+            return contacts.refused_writer(stack.enter_context(file))
+
+        yield lambda row: writer()(row)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new, private file, which takes its place under the final name once it is complete."""
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        new = Path(folder, path.name)
+        new.touch(0o600)
+        yield new
+        _sync(new)
+        new.replace(path)
+        _sync(path.parent)
+
+
+def _sync(path: Path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# A spreadsheet runs a cell that begins so as a formula; it takes an apostrophe before it for a
+# sign that the cell is text. One more apostrophe than there were keeps each cell its own.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def neutralised(cell: str) -> str:
+    """The cell as text to a spreadsheet; restored() is the inverse."""
+    return "'" + cell if _FORMULA.match(cell) else cell
+
+
+def restored(cell: str) -> str:
+    """What neutralised() was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _delimiter(line: str) -> str:
+    """The one among those in use with which the line names most fields of a contact."""
+
+    def fields_named(delimiter):
+        return sum(
+            _field(title) is not None for title in next(csv.reader([line], delimiter=delimiter), [])
+        )
+
+    return max(",;\t", key=fields_named)
+
+
+def _columns(titles: list[str]) -> dict[str, int]:
+    """Where each field is; a title that names none stands for itself."""
+    columns = {}
+    for position, title in enumerate(titles):
+        name = _field(title) or title.strip() or f"column {position + 1}"
+        if name in columns:
+            raise UnusableFile(
+                f"The columns {titles[columns[name]]} and {title} mean the same: rename one."
+            )
+        columns[name] = position
+    return columns
+
+
+def _field(title: str) -> str | None:
+    letters = unicodedata.normalize("NFKD", title.casefold())
+    return FIELDS.get("".join(c for c in letters if c.isalnum()))
+
+
+def _refusal(errors: dict[str, list[str]]) -> str:
+    return " ".join(f"{field}: {text}" for field, texts in errors.items() for text in texts)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")
+
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
