@@ -94,6 +94,8 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     )
     app.extensions["find_token"] = token_finder(app)
     app.extensions["rate_limit"] = RateLimit(app.config["CONTACTS_RATE_LIMIT"])
+    app.extensions["identify"] = identify
+    app.extensions["read"] = read
     app.extensions["rehearse"] = lambda: None
     app.extensions["spare_thread"] = nullcontext
     app.register_blueprint(api, url_prefix="/api/v1", name="api")
@@ -101,7 +103,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     app.add_url_rule("/healthz", view_func=healthz)
     app.before_request(start_clock)
     if sandbox:
-        import sandbox as room  # which imports this module, and is loaded for nobody else
+        import sandbox as room  # which nobody else loads
 
         room.init_app(app)
     app.extensions["path_words"] = {

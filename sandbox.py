@@ -39,7 +39,6 @@ from werkzeug.exceptions import (
 )
 
 import schemas
-from app import bearer, identify, read, takes
 from store import (
     BUSY,
     DEFAULT_WORKSPACE,
@@ -85,7 +84,9 @@ MOST_WORKSPACES = 200
 MOST_REQUESTS = 500
 SHOWN = 100
 BODY_KEPT = 64 * 1024
+BODIES_KEPT = 4 * 1024 * 1024
 LONGEST_DELAY_MS = 60_000
+API_BLUEPRINTS = {"api", "v1"}
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 
 CONTENT_SECURITY_POLICY = (
@@ -185,11 +186,10 @@ class Workspaces:
 
     def current(self) -> Workspace:
         """The workspace of the caller; the base token's when the caller is nobody's."""
-        token = g.get("token")
-        if token is None:
-            with suppress(StoreUnavailable, UnusableDatabase):
-                token = bearer(current_app, request.headers.get("Authorization"))
-        return self._by_name.get(token.name, self.base) if token else self.base
+        if not g.get("token"):
+            with suppress(StoreUnavailable, UnusableDatabase, Unauthorized):
+                identify()
+        return self._by_name.get(g.token.name, self.base) if g.get("token") else self.base
 
     def changed(self):
         """Tell the page that there is something new to show."""
@@ -216,6 +216,16 @@ def workspaces() -> Workspaces:
     return current_app.extensions["workspaces"]
 
 
+def identify():
+    """The API's own authentication: puts who calls into `g.token`, or raises Unauthorized."""
+    current_app.extensions["identify"]()
+
+
+def read(schema: Schema) -> dict[str, Any]:
+    """What the schema reads from the body, by the API's own rules for bodies."""
+    return current_app.extensions["read"](schema)
+
+
 # The journal
 
 
@@ -230,20 +240,31 @@ class JournalRequest(Request):
 
 
 class Journal:
-    """The last MOST_REQUESTS requests to the API with their answers."""
+    """The last MOST_REQUESTS requests to the API with their answers.
+
+    Fewer when all their bodies together exceed BODIES_KEPT bytes.
+    """
 
     def __init__(self):
-        self._entries = deque(maxlen=MOST_REQUESTS)
+        self._entries = deque()
+        self._size = 0
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
 
     def add(self, **entry: Any):
         with self._lock:
             self._entries.append({"id": next(self._ids), **entry})
+            self._size += self._size_of(entry)
+            while len(self._entries) > MOST_REQUESTS or self._size > BODIES_KEPT:
+                self._size -= self._size_of(self._entries.popleft())
 
     def clear(self):
         with self._lock:
             self._entries.clear()
+            self._size = 0
+
+    def _size_of(self, entry: dict[str, Any]) -> int:
+        return len(entry["request_body"] or b"") + len(entry["response_body"])
 
     def entries(
         self, limit: int = MOST_REQUESTS, path: str | None = None, status: int | None = None
@@ -259,8 +280,11 @@ class Journal:
 
 
 def keep_in_journal(response: Response) -> Response:
-    """Every request for a path of the API, answered or refused; never its Authorization header."""
-    if request.path.startswith(("/api/", "/v1/")):
+    """Every request to the API, answered or refused; never its Authorization header.
+
+    A path that nobody answers is kept too: it is a mistyped one of the API.
+    """
+    if request.blueprint in API_BLUEPRINTS or request.url_rule is None:
         if "fault" in g:
             with suppress(HTTPException):
                 request.get_data()  # nobody else reads it
@@ -493,11 +517,10 @@ def show_faults():
 
 
 @control.put("/faults")
-@takes(fault_body)
-def arm(**fault):
+def arm():
     """Arm this fault in place of any other."""
     faults = workspaces().current().faults
-    faults.arm(fault)
+    faults.arm(read(fault_body))
     return faults.state()
 
 

@@ -119,6 +119,20 @@ def test_the_last_500_are_kept(me):
     assert [entry["id"] for entry in me.journal()] == list(range(502, 2, -1))
 
 
+def test_bodies_of_4_mib_are_kept(me):
+    for _ in range(70):
+        me.update({"phone": PHONE, "metadata": {"large": "x" * 65_000}})
+    ids = [entry["id"] for entry in me.journal()]
+    assert ids == list(range(70, 70 - len(ids), -1))
+    assert 60 < len(ids) < 70
+
+
+def test_a_call_to_a_mistyped_path_is_in_the_journal(me):
+    me("GET", "/actions/update-contact")
+    [entry] = me.journal()
+    assert (entry["path"], entry["status"]) == ("/actions/update-contact", 404)
+
+
 @pytest.mark.parametrize(
     ("filters", "ids"),
     [
