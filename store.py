@@ -781,12 +781,11 @@ def _change(db: sqlite3.Connection, row: dict[str, Any], changes: dict[str, Any]
         return row
     changed["folded"] = _folded(changed["name"], changed["email"])
     changed["updated_at"] = _now()
-    db.execute(
-        "UPDATE contact SET name = :name, email = :email, folded = :folded, tags = :tags,"
-        " metadata = :metadata, updated_at = :updated_at WHERE number = :number",
-        changed,
-    )
-    if (changed["folded"], changed["tags"]) != (row["folded"], row["tags"]):
+    # Writing a column that stays the same would run its checks and triggers again.
+    written = [column for column in row if changed[column] != row[column]]
+    assignments = ", ".join(f"{column} = :{column}" for column in written)
+    db.execute(f"UPDATE contact SET {assignments} WHERE number = :number", changed)  # noqa: S608
+    if "folded" in written or "tags" in written:
         _index(db)
     return changed
 
