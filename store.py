@@ -1010,13 +1010,8 @@ def _committed(
     db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE", give_up: float = 0
 ) -> Iterator[None]:
     _execute_in_turn(db, begin, give_up)
-    try:
+    with db:  # commits, or rolls back
         yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # SQLite has rolled back by itself after some errors
-            db.execute("ROLLBACK")
-        raise
 
 
 BUSY = "The database is busy. Nothing was written; try again."
