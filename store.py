@@ -103,7 +103,7 @@ MIGRATIONS = [
         # Holds all that a search compares, so that walking it reads no row that does not match.
         """
         CREATE INDEX contact_by_recency
-            ON contact (workspace_id, updated_at DESC, number DESC, folded, phone, tags)
+            ON contact (workspace_id, updated_at, number, folded, phone, tags)
         """,
         """
         CREATE VIRTUAL TABLE contact_trigram
