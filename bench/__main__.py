@@ -26,6 +26,7 @@ from bench.measuring import (
     process,
     ratios,
     resident_megabytes,
+    sample_app,
     spread,
     wrk,
 )
@@ -130,30 +131,6 @@ def environ(path: str, sent: bytes) -> dict:
         "wsgi.input": BytesIO(sent),
         "wsgi.input_terminated": True,
     }
-
-
-def sample_app(database: Path, synchronous: str = "NORMAL"):
-    """The application with 1,000 contacts."""
-    app = create_app(
-        {
-            "CONTACTS_DATABASE": str(database),
-            "CONTACTS_SYNCHRONOUS": synchronous,
-            "QYVO_TOKEN": TOKEN,
-        }
-    )
-    store = app.extensions["store"]
-    workspace_id = store.open_workspace("default")
-    if not store.search_contacts(workspace_id):
-        for number in range(1000):
-            store.create_contact(
-                workspace_id,
-                phone=phone(number),
-                name=f"Contact {number}",
-                email=f"contact{number}@example.com",
-                tags=["vip"],
-                metadata={"lifetime_value": 0, "city": "Lyon"},
-            )
-    return app
 
 
 def memory_and_start(directory: Path) -> Iterator[Row]:

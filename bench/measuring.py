@@ -12,13 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from app import create_app
+
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / ".bench"
 TOKEN = "bench"
 CONNECTIONS = 16
 
 
-def ratios(subject: Callable[[], float], yardstick: Callable[[], float], rounds: int) -> list[float]:
+def ratios(
+    subject: Callable[[], float], yardstick: Callable[[], float], rounds: int
+) -> list[float]:
     """Subject by yardstick, measured in turn, so that a busy moment falls on both."""
     found = []
     for turn in range(rounds + 1):
@@ -39,6 +43,30 @@ def spread(values: list[float], form: str = ".2f") -> str:
 def phone(number: int) -> str:
     """The phone of the sample contact of that number: possible, and nobody's."""
     return f"+1415555{number:04}"
+
+
+def sample_app(database: Path, synchronous: str = "NORMAL"):
+    """The application with 1,000 contacts."""
+    app = create_app(
+        {
+            "CONTACTS_DATABASE": str(database),
+            "CONTACTS_SYNCHRONOUS": synchronous,
+            "QYVO_TOKEN": TOKEN,
+        }
+    )
+    store = app.extensions["store"]
+    workspace_id = store.open_workspace("default")
+    if not store.search_contacts(workspace_id):
+        for number in range(1000):
+            store.create_contact(
+                workspace_id,
+                phone=phone(number),
+                name=f"Contact {number}",
+                email=f"contact{number}@example.com",
+                tags=["vip"],
+                metadata={"lifetime_value": 0, "city": "Lyon"},
+            )
+    return app
 
 
 @contextmanager
@@ -92,7 +120,9 @@ def wrk(url: str, seconds: int, **settings: str) -> dict[str, float]:
     )
     result = json.loads(done.stdout.splitlines()[-1])
     if result["errors"]:
-        raise SystemExit(f"{urlsplit(url).path}: {result['errors']} requests failed.\n{done.stdout}")
+        raise SystemExit(
+            f"{urlsplit(url).path}: {result['errors']} requests failed.\n{done.stdout}"
+        )
     return result
 
 
