@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 
 from app import create_app
+from bench import million
 from bench.measuring import (
     CACHE,
     TOKEN,
@@ -32,6 +33,17 @@ from bench.measuring import (
 )
 
 CALLS = 200
+IMPORTED = 50_000
+SEARCHES = 5
+
+UPDATE = "/api/v1/actions/update-contact"
+SEARCH = "/api/v1/actions/search-contacts"
+SHORT_QUERIES = ["a", "é", "7", "zz", "qx", "ma", "42", "00"]
+LONG_QUERIES = [
+    *("romain", "élodie", "nguyễn", "kowalski9", "romain.sato1", "Grace Okafor", "yara.kh"),
+    *("example.com", "corp.example", "com", "exa", "zzzqqq", "exampleexample", "grace.rossi"),
+    *("+1415", "415 555", "(212) 555-0", "000000", "0000", "123456", "777", "+33 6 1"),
+]
 
 
 def main():
@@ -42,7 +54,7 @@ def main():
     CACHE.mkdir(exist_ok=True)
     os.environ["BENCH_DIRECTORY"] = str(CACHE)
     with tempfile.TemporaryDirectory(dir=CACHE) as directory:
-        for rows in [in_process, memory_and_start, over_http]:
+        for rows in [in_process, memory_and_start, over_http, imports, at_a_million]:
             for figure, measured, aim in rows(Path(directory)):
                 print(f"| {figure} | {measured} | {aim} |", flush=True)
 
@@ -52,14 +64,18 @@ Row = tuple[str, str, str]
 
 def in_process(directory: Path) -> Iterator[Row]:
     """An update against the least that Flask can do, without a server."""
-    logging.basicConfig(stream=open(os.devnull, "w"), level=logging.INFO, format="%(message)s")
+    log = (directory / "log").open("w")
+    logging.basicConfig(stream=log, level=logging.INFO, format="%(message)s")  # as `flask serve`
     from bench import yardstick
 
     normal = sample_app(directory / "normal.db", "NORMAL")
     full = sample_app(directory / "full.db", "FULL")
     changing = (body(phone(n % 1000), value=n) for n in itertools.count())
     cpu, wall = time.process_time, time.perf_counter
-    least = lambda: calls(yardstick.app, "/parse", changing, cpu)
+
+    def least():
+        return calls(yardstick.app, "/parse", changing, cpu)
+
     yield (
         "CPU of an update, `NORMAL`",
         spread(ratios(lambda: calls(normal, UPDATE, changing, cpu), least, 30)),
@@ -82,9 +98,6 @@ def in_process(directory: Path) -> Iterator[Row]:
         spread(ratios(lambda: calls(normal, UPDATE, same, cpu), least, 30)),
         "at most 1.9",
     )
-
-
-UPDATE = "/api/v1/actions/update-contact"
 
 
 def body(of: str, value: int) -> bytes:
@@ -182,6 +195,66 @@ def over_http(directory: Path) -> Iterator[Row]:
         rate = ratios(updates, lambda: wrk(constant, 3)["rate"], 7)
     yield "updates a second over HTTP, `FULL`", spread(rate), "at least 0.75"
     yield "slowest percent by its median", spread(percentiles[1:]), "at most 2.5"
+
+
+def imports(directory: Path) -> Iterator[Row]:
+    """`flask import` against reading the file and parsing its phones."""
+    file, database = directory / "contacts.csv", directory / "imported.db"
+    runs = []
+
+    def imported():
+        runs.append(million.import_csv(file, database))
+        return runs[-1].seconds
+
+    def parsed():
+        return million.parse_csv(file).seconds
+
+    million.write_csv(file, IMPORTED)
+    yield f"import of {IMPORTED:,} rows", spread(ratios(imported, parsed, 3)), "at most 2"
+    if not million.DATABASE.exists():
+        million.write_csv(file, million.MILLION)
+        yield "import of 1,000,000 rows, once", f"{imported() / parsed():.2f}", "at most 2"
+        database.rename(million.DATABASE)
+    peak = max(run.peak_megabytes for run in runs)
+    yield "memory of the import", f"{peak:.0f} MB", "under 150 MB"
+
+
+def at_a_million(directory: Path) -> Iterator[Row]:
+    """The same update, and searches, in a database of a million."""
+    few, many = sample_app(directory / "normal.db"), sample_app(million.DATABASE)
+    of_few = (body(phone(n * 389 % 1000), value=n) for n in itertools.count())
+    # Spread over the million, and other contacts each time the cached database is measured.
+    start = time.time_ns() % million.MILLION
+    of_many = (
+        body(million.contact((start + n * 611_953) % million.MILLION)[0], value=n)
+        for n in itertools.count()
+    )
+
+    def among_many():
+        return calls(many, UPDATE, of_many, time.perf_counter)
+
+    def among_few():
+        return calls(few, UPDATE, of_few, time.perf_counter)
+
+    yield (
+        "update at 1,000,000 by update at 1,000",
+        spread(ratios(among_many, among_few, 25)),
+        "at most 1.2",
+    )
+    for queries, which, aim in [
+        (LONG_QUERIES, "three characters and more", "under 50 ms, never above 250 ms"),
+        (SHORT_QUERIES, "one and two characters", "never above 250 ms"),
+    ]:
+        times = {}
+        for query in queries:
+            document = [json.dumps({"query": query}).encode()] * SEARCHES
+            times[query] = statistics.median(
+                calls(many, SEARCH, iter([sent]), time.perf_counter) * 1000 for sent in document
+            )
+        slowest = max(times, key=times.get)
+        typical = statistics.median(times.values())
+        found = f"{typical:.1f} ms; slowest {times[slowest]:.0f} ms (`{slowest}`)"
+        yield f"search at 1,000,000, {which}", found, aim
 
 
 if __name__ == "__main__":

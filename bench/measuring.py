@@ -1,4 +1,4 @@
-"""What every measurement shares: ratios of what was measured in turn, and the servers under load."""
+"""What every measurement shares: ratios of what was measured in turn, servers, and load."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def ratios(
 def spread(values: list[float], form: str = ".2f") -> str:
     """The median, and between which values the middle half lies."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return f"{middle:{form}} ({low:{form}}–{high:{form}})"
+    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
 def phone(number: int) -> str:

@@ -22,7 +22,6 @@ from bench.measuring import (
     flask_serve,
     have,
     phone,
-    process,
     resident_megabytes,
     sample_app,
     wrk,
