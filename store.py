@@ -567,7 +567,7 @@ class Store:
             self._require_the_opened_file()
             if self._writer is None:
                 self._writer = self._connect()
-            self._writer.execute("PRAGMA busy_timeout = 0")
+                self._writer.execute("PRAGMA busy_timeout = 0")
             with _said_plainly(self.path), _committed(self._writer, give_up=give_up):
                 yield self._writer
         finally:
