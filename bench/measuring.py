@@ -7,6 +7,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,20 +73,24 @@ def sample_app(database: Path, synchronous: str = "NORMAL"):
 @contextmanager
 def process(*command: str, **environment: str) -> Iterator[tuple[subprocess.Popen, str]]:
     """A server in a process of its own, and the URL that it prints once it is ready."""
+    log = tempfile.NamedTemporaryFile(dir=CACHE)  # noqa: SIM115, closed with the server
     started = subprocess.Popen(
         command,
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=log,
         text=True,
     )
     try:
-        url = next(filter(None, (re.search(r"http://\S+", line) for line in started.stdout)))
+        urls = filter(None, (re.search(r"http://\S+", line) for line in started.stdout))
+        if not (url := next(urls, None)):
+            raise SystemExit(f"{' '.join(command)} did not start:\n{Path(log.name).read_text()}")
         yield started, url[0]
     finally:
         started.terminate()
         started.wait()
+        log.close()
 
 
 def flask_serve(database: Path, **environment: str):
