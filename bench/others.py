@@ -60,6 +60,7 @@ def main():
     """Each server under the same load in turn, then with senders that stall."""
     if not have("wrk") or not have("npm"):
         return
+    CACHE.mkdir(exist_ok=True)
     if not (NPM / "node_modules").exists():
         subprocess.run(["npm", "install", "--silent", "--prefix", NPM, *PACKAGES], check=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as directory, ExitStack() as stack:
