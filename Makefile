@@ -4,7 +4,7 @@ PORT ?= 8000
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
 
-.PHONY: run install test lint format audit
+.PHONY: run install test lint format audit bench bench-others
 
 run: $(VENV)/runs
 	@$(BIN)/flask serve --sandbox --port $(PORT)
@@ -27,6 +27,12 @@ audit:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.txt
+
+bench: $(VENV)/runs
+	@$(BIN)/python -m bench
+
+bench-others: $(VENV)/runs
+	@$(BIN)/python -m bench.others
 
 $(VENV)/runs: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13")'

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from contextvars import ContextVar
 from datetime import UTC
+from functools import lru_cache
 from typing import Any
 
 import phonenumbers
@@ -165,30 +166,10 @@ class PhoneNumber(Text):
 
     def _deserialize(self, value, attr, data, **kwargs):
         text = super()._deserialize(value, attr, data, **kwargs)
-        # Invisible direction marks come along when a number is copied from a contacts app.
-        match = _PHONE.fullmatch("".join(c for c in text if unicodedata.category(c) != "Cf"))
-        if not match:
-            raise self.make_error("not_phone")
-        plus, region = match[1], default_region.get()
-        if not plus and region is None:
-            raise self.make_error("no_plus")
-        dialled = plus + "".join(filter(str.isdecimal, text))
-        e164 = self._e164(dialled, region)
-        # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
-        if e164 != dialled and self._e164(e164, None) != e164:
-            raise self.make_error("impossible")
-        return e164
-
-    def _e164(self, dialled: str, region: str | None) -> str:
         try:
-            number = phonenumbers.parse(dialled, region)
-        except phonenumbers.NumberParseException as error:
-            raise self.make_error("impossible") from error
-        _drop_retired_mexican_prefix(number)
-        possible = phonenumbers.is_possible_number_with_reason(number)
-        if possible != phonenumbers.ValidationResult.IS_POSSIBLE:
-            raise self.make_error("impossible")
-        return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+            return _e164(text, default_region.get())
+        except NotAPhoneNumber as error:
+            raise self.make_error(error.args[0]) from error
 
 
 class TagList(Text):
@@ -474,6 +455,41 @@ def _texts(value):
             pending.extend(value.values())
         elif isinstance(value, list):
             pending.extend(value)
+
+
+class NotAPhoneNumber(ValueError):
+    """The argument is the key of PhoneNumber's message that says why."""
+
+
+# Clients name the same contacts again and again, and reading a phone costs as much as all else that
+# a schema does.
+@lru_cache(maxsize=10_000)
+def _e164(text: str, region: str | None) -> str:
+    # Invisible direction marks come along when a number is copied from a contacts app.
+    match = _PHONE.fullmatch("".join(c for c in text if unicodedata.category(c) != "Cf"))
+    if not match:
+        raise NotAPhoneNumber("not_phone")
+    plus = match[1]
+    if not plus and region is None:
+        raise NotAPhoneNumber("no_plus")
+    dialled = plus + "".join(filter(str.isdecimal, text))
+    e164 = _parsed(dialled, region)
+    # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
+    if e164 != dialled and _parsed(e164, None) != e164:
+        raise NotAPhoneNumber("impossible")
+    return e164
+
+
+def _parsed(dialled: str, region: str | None) -> str:
+    try:
+        number = phonenumbers.parse(dialled, region)
+    except phonenumbers.NumberParseException as error:
+        raise NotAPhoneNumber("impossible") from error
+    _drop_retired_mexican_prefix(number)
+    possible = phonenumbers.is_possible_number_with_reason(number)
+    if possible != phonenumbers.ValidationResult.IS_POSSIBLE:
+        raise NotAPhoneNumber("impossible")
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
 
 
 def _drop_retired_mexican_prefix(number: phonenumbers.PhoneNumber):

@@ -103,7 +103,7 @@ MIGRATIONS = [
         # Holds all that a search compares, so that walking it reads no row that does not match.
         """
         CREATE INDEX contact_by_recency
-            ON contact (workspace_id, updated_at DESC, number DESC, folded, phone, tags)
+            ON contact (workspace_id, updated_at, number, folded, phone, tags)
         """,
         """
         CREATE VIRTUAL TABLE contact_trigram
@@ -567,7 +567,7 @@ class Store:
             self._require_the_opened_file()
             if self._writer is None:
                 self._writer = self._connect()
-            self._writer.execute("PRAGMA busy_timeout = 0")
+                self._writer.execute("PRAGMA busy_timeout = 0")
             with _said_plainly(self.path), _committed(self._writer, give_up=give_up):
                 yield self._writer
         finally:
@@ -781,12 +781,11 @@ def _change(db: sqlite3.Connection, row: dict[str, Any], changes: dict[str, Any]
         return row
     changed["folded"] = _folded(changed["name"], changed["email"])
     changed["updated_at"] = _now()
-    db.execute(
-        "UPDATE contact SET name = :name, email = :email, folded = :folded, tags = :tags,"
-        " metadata = :metadata, updated_at = :updated_at WHERE number = :number",
-        changed,
-    )
-    if (changed["folded"], changed["tags"]) != (row["folded"], row["tags"]):
+    # Writing a column that stays the same would run its checks and triggers again.
+    written = [column for column in row if changed[column] != row[column]]
+    assignments = ", ".join(f"{column} = :{column}" for column in written)
+    db.execute(f"UPDATE contact SET {assignments} WHERE number = :number", changed)  # noqa: S608
+    if "folded" in written or "tags" in written:
         _index(db)
     return changed
 
@@ -1011,13 +1010,8 @@ def _committed(
     db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE", give_up: float = 0
 ) -> Iterator[None]:
     _execute_in_turn(db, begin, give_up)
-    try:
+    with db:  # commits, or rolls back
         yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # SQLite has rolled back by itself after some errors
-            db.execute("ROLLBACK")
-        raise
 
 
 BUSY = "The database is busy. Nothing was written; try again."

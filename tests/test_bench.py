@@ -1,0 +1,39 @@
+"""The measurements can be made: what they find is for people to read, not for a test."""
+
+import re
+import subprocess
+import sys
+
+from readme import ROOT, readme
+
+
+def test_the_commands_that_measure_exist():
+    for example in readme("How fast it is"):
+        done = subprocess.run(
+            [*example.text.split(), "--dry-run"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        [module] = re.findall(r"python -m (bench[.\w]*)$", done.stdout, re.M)
+        subprocess.run(
+            [sys.executable, "-c", f"import {module}"], cwd=ROOT, check=True, capture_output=True
+        )
+
+
+def test_the_least_measurements_run(tmp_path):
+    code = (
+        "import pathlib, sys, bench.__main__ as bench\n"
+        "bench.CALLS = 2\n"
+        "for row in bench.in_process(pathlib.Path(sys.argv[1])): print(*row, sep='|')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    rows = done.stdout.splitlines()
+    assert len(rows) == 3
+    for row in rows:
+        _, measured, aim = row.split("|")
+        assert re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", measured)
+        assert aim.startswith("at most")
