@@ -558,10 +558,9 @@ def importing(file, database):
     )
 
 
-def test_an_interrupted_import_keeps_what_is_in_and_can_be_run_again(tmp_path):
+def test_an_interrupted_import_keeps_what_is_in_and_can_be_run_again(make_app, tmp_path):
     write_rows(tmp_path / "many.csv", 20_000)
-    database = tmp_path / "contacts.db"
-    create_app({"CONTACTS_DATABASE": str(database)}).extensions["store"].open_workspace("default")
+    database = make_app([]).extensions["store"].path
     with importing(tmp_path / "many.csv", database) as process:
         while not execute(database, "SELECT 1 FROM contact LIMIT 1"):
             assert process.poll() is None
