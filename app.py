@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cache, wraps
 from pathlib import Path
@@ -54,7 +54,6 @@ RETRY_AFTER_SECONDS = 1
 # On every answer: no cache on the way keeps a contact, no browser takes JSON for a page.
 ANSWER_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
-access_log = logging.getLogger("contacts.access")
 error_log = logging.getLogger("contacts.error")
 
 api = Blueprint("api", __name__)
@@ -84,7 +83,9 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     app.json = CompactJSON(app)
     app.url_map.merge_slashes = False
     app.config.update(read_settings(settings))
-    app.config.update(MAX_CONTENT_LENGTH=BODY_LIMIT, PROVIDE_AUTOMATIC_OPTIONS=False)
+    app.config.update(
+        MAX_CONTENT_LENGTH=BODY_LIMIT, PROVIDE_AUTOMATIC_OPTIONS=False, ACCESS_LOG=None
+    )
     app.extensions["store"] = Store(
         app.config["CONTACTS_DATABASE"]
         or Path(app.instance_path, "sandbox.db" if sandbox else "contacts.db"),
@@ -111,7 +112,8 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     }
     app.after_request(add_headers)
     app.after_request(log_request)
-    app.after_request(show_rate_limit)
+    if app.config["CONTACTS_RATE_LIMIT"]:
+        app.after_request(show_rate_limit)
     for error, handler in ERROR_HANDLERS.items():
         app.register_error_handler(error, handler)
     for command in (cli.serve, cli.token, cli.import_, cli.export, cli.delete, cli.backup):
@@ -306,12 +308,13 @@ def add_headers(response: Response) -> Response:
 
 def read_json() -> dict[str, Any]:
     """The JSON object in the request's body; raises what answers 413, 415, 503, 400 and 422."""
-    if (request.content_length or 0) > BODY_LIMIT:
+    length = request.content_length or 0
+    if length > BODY_LIMIT:
         raise RequestEntityTooLarge
     if not request.is_json:
         raise UnsupportedMediaType
     body = request.get_data()
-    if len(body) < (request.content_length or 0):
+    if len(body) < length:
         raise ClientDisconnected
     document = schemas.parse_json(body)
     if not isinstance(document, dict):
@@ -394,19 +397,19 @@ def start_clock():
 
 def log_request(response: Response) -> Response:
     """One line: time, method, path, status, milliseconds, the token's name, the client."""
-    if "unlogged" in g:
+    log = current_app.config["ACCESS_LOG"]
+    if log is None or "unlogged" in g:
         return response
     token = g.get("token")
-    access_log.info(
-        "%s %s %s %d %.1fms %s %s",
-        datetime.now(UTC).isoformat(timespec="milliseconds"),
-        request.method if re.fullmatch(r"[A-Z]{1,16}", request.method) else "…",
-        loggable_path(),
-        response.status_code,
-        (time.perf_counter() - g.started) * 1000,
-        token.name if token else "-",
-        client_address(),
+    method = request.method if re.fullmatch(r"[A-Z]{1,16}", request.method) else "…"
+    milliseconds = (time.perf_counter() - g.started) * 1000
+    line = (
+        f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {method} {loggable_path()}"
+        f" {response.status_code} {milliseconds:.1f}ms {token.name if token else '-'}"
+        f" {client_address()}\n"
     )
+    with suppress(OSError):  # a full disk must not take the answer with it
+        log.write(line)
     return response
 
 

@@ -70,6 +70,7 @@ def one_line_errors():
 def serve(host: str, port: int, sandbox: bool):
     """Serve the API until SIGTERM or Ctrl-C."""
     app = create_app(sandbox=True) if sandbox else current_app._get_current_object()
+    app.config["ACCESS_LOG"] = sys.stderr
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of every queued request
     with one_line_errors():

@@ -549,8 +549,11 @@ class Store:
         except IndexError:
             db = self._connect()
         try:
-            with _said_plainly(self.path):
-                yield db
+            yield db
+        except sqlite3.Error as error:
+            if plain := _said_plainly(error, self.path):
+                raise plain from error
+            raise
         finally:
             self._readers.append(db)
 
@@ -568,8 +571,13 @@ class Store:
             if self._writer is None:
                 self._writer = self._connect()
                 self._writer.execute("PRAGMA busy_timeout = 0")
-            with _said_plainly(self.path), _committed(self._writer, give_up=give_up):
+            _execute_in_turn(self._writer, "BEGIN IMMEDIATE", give_up)
+            with self._writer:  # commits, or rolls back
                 yield self._writer
+        except sqlite3.Error as error:
+            if plain := _said_plainly(error, self.path):
+                raise plain from error
+            raise
         finally:
             self._writing.release()
 
@@ -599,14 +607,14 @@ class Store:
             db.row_factory = _row
             if not os.access(self.path, os.W_OK):  # SQLite would notice at the first write only
                 raise UnusableDatabase(f"{self.path}: the file is read-only.")
-            with _said_plainly(self.path):
-                self._migrate(db)
-                db.execute(f"PRAGMA synchronous = {self._synchronous}")
-                db.execute("PRAGMA foreign_keys = ON")
-                db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
+            self._migrate(db)
+            db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            db.execute("PRAGMA foreign_keys = ON")
+            db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
         except sqlite3.Error as error:
             db.close()
-            raise UnusableDatabase(f"{self.path}: {error}.") from error
+            plain = _said_plainly(error, self.path) or UnusableDatabase(f"{self.path}: {error}.")
+            raise plain from error
         except BaseException:
             db.close()
             raise
@@ -615,13 +623,15 @@ class Store:
 
     def _migrate(self, db: sqlite3.Connection):
         """Bring the file up to date, or refuse it. Does nothing to a file that is."""
-        with _committed(db, "BEGIN"):  # one snapshot, though another process may be migrating it
+        db.execute("BEGIN")
+        with db:  # one snapshot, though another process may be migrating it
             version = self._version(db)
         if version == len(MIGRATIONS):
             return
         _execute_in_turn(db, "PRAGMA journal_mode = WAL", time.monotonic() + BUSY_SECONDS)
         db.create_function("folded", 2, _folded, deterministic=True)
-        with _committed(db):
+        db.execute("BEGIN IMMEDIATE")
+        with db:
             version = self._version(db)  # another process may have migrated it by now
             for step in MIGRATIONS[version:]:
                 for statement in step:
@@ -1005,36 +1015,22 @@ def _execute_in_turn(db: sqlite3.Connection, statement: str, give_up: float):
             time.sleep(0.002)
 
 
-@contextmanager
-def _committed(
-    db: sqlite3.Connection, begin: str = "BEGIN IMMEDIATE", give_up: float = 0
-) -> Iterator[None]:
-    _execute_in_turn(db, begin, give_up)
-    with db:  # commits, or rolls back
-        yield
-
-
 BUSY = "The database is busy. Nothing was written; try again."
 _NO_ROOM = "The disk is full or failing. Nothing was written; try again when there is room."
 
 
-@contextmanager
-def _said_plainly(path: Path) -> Iterator[None]:
-    """Turns what an operator can mend into StoreUnavailable and UnusableDatabase."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        match getattr(error, "sqlite_errorcode", 0) & 0xFF:
-            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                raise StoreUnavailable(BUSY) from error
-            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
-                raise StoreUnavailable(_NO_ROOM) from error
-            case (
-                sqlite3.SQLITE_READONLY
-                | sqlite3.SQLITE_CANTOPEN
-                | sqlite3.SQLITE_CORRUPT
-                | sqlite3.SQLITE_NOTADB
-            ):
-                raise UnusableDatabase(f"{path}: {error}.") from error
-            case _:
-                raise
+def _said_plainly(error: sqlite3.Error, path: Path) -> Exception | None:
+    """What an operator can mend, as StoreUnavailable or UnusableDatabase."""
+    match getattr(error, "sqlite_errorcode", 0) & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreUnavailable(BUSY)
+        case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
+            return StoreUnavailable(_NO_ROOM)
+        case (
+            sqlite3.SQLITE_READONLY
+            | sqlite3.SQLITE_CANTOPEN
+            | sqlite3.SQLITE_CORRUPT
+            | sqlite3.SQLITE_NOTADB
+        ):
+            return UnusableDatabase(f"{path}: {error}.")
+    return None
