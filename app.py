@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, wraps
 from pathlib import Path
@@ -50,6 +50,7 @@ from store import (
 )
 
 BODY_LIMIT = 1024 * 1024
+API_PREFIXES = {"/api/v1": "api", "/v1": "v1"}
 RETRY_AFTER_SECONDS = 1
 # On every answer: no cache on the way keeps a contact, no browser takes JSON for a page.
 ANSWER_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -91,16 +92,14 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         or Path(app.instance_path, "sandbox.db" if sandbox else "contacts.db"),
         synchronous=app.config["CONTACTS_SYNCHRONOUS"],
         application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
-        threads=app.config["CONTACTS_THREADS"],
     )
-    app.extensions["find_token"] = token_finder(app)
+    app.extensions["find_token"] = app.extensions["peek_token"] = token_finder(app)
     app.extensions["rate_limit"] = RateLimit(app.config["CONTACTS_RATE_LIMIT"])
     app.extensions["identify"] = identify
     app.extensions["read"] = read
     app.extensions["rehearse"] = lambda: None
-    app.extensions["spare_thread"] = nullcontext
-    app.register_blueprint(api, url_prefix="/api/v1", name="api")
-    app.register_blueprint(api, url_prefix="/v1", name="v1")
+    for prefix, name in API_PREFIXES.items():
+        app.register_blueprint(api, url_prefix=prefix, name=name)
     app.add_url_rule("/healthz", view_func=healthz)
     app.before_request(start_clock)
     if sandbox:
@@ -177,15 +176,15 @@ def token_finder(app: Flask) -> Callable[[str], Token | None]:
     return find_token
 
 
-def bearer(app: Flask, authorization: str | None) -> Token | None:
+def bearer(find_token: Callable[[str], Token | None], authorization: str | None) -> Token | None:
     """Whose token an Authorization header carries; None for a header that is missing or wrong."""
     match = re.fullmatch(r"bearer ([\x21-\x7e]+)", authorization or "", re.IGNORECASE)
-    return app.extensions["find_token"](match[1]) if match else None
+    return find_token(match[1]) if match else None
 
 
 def identify():
     """Finds out who calls, in `g.token`. Raises Unauthorized."""
-    g.token = bearer(current_app, request.headers.get("Authorization"))
+    g.token = bearer(current_app.extensions["find_token"], request.headers.get("Authorization"))
     if g.token is None:
         raise Unauthorized
 
@@ -200,15 +199,18 @@ def admit():
     current_app.extensions["rehearse"]()
 
 
-def refuses_by_header(app: Flask, headers: Mapping[str, str]) -> bool:
-    """Whether the request's header alone settles that it is refused, so that its body can be left.
+def refuses_by_header(app: Flask, path: str, headers: Mapping[str, str]) -> bool:
+    """Whether path and header alone settle that it is refused, so that its body can be left.
 
     `headers` are keyed as in CGI without the HTTP_ prefix: AUTHORIZATION, CONTENT_LENGTH.
+    Waits for nothing: the server asks for it between two reads.
     """
     if int(headers.get("CONTENT_LENGTH", 0)) > BODY_LIMIT:
         return True
-    token = bearer(app, headers.get("AUTHORIZATION"))
-    return token is None or app.extensions["rate_limit"].is_used_up(token)
+    token = bearer(app.extensions["peek_token"], headers.get("AUTHORIZATION"))
+    if token is None:
+        return True
+    return path.startswith(tuple(API_PREFIXES)) and app.extensions["rate_limit"].is_used_up(token)
 
 
 class RateLimit:
@@ -222,8 +224,8 @@ class RateLimit:
         """Raises TooManyRequests, with the seconds after which a request is answered again."""
         if not self._limit:
             return
-        admitted = self._window.hit(self._limit, *map(str, token))
-        reset, remaining = self._window.get_window_stats(self._limit, *map(str, token))
+        admitted = self._window.hit(self._limit, *_key(token))
+        reset, remaining = self._window.get_window_stats(self._limit, *_key(token))
         g.rate_limit_headers = {
             "X-RateLimit-Limit": str(self._limit.amount),
             "X-RateLimit-Remaining": str(max(0, remaining)),
@@ -233,12 +235,16 @@ class RateLimit:
 
     def is_used_up(self, token: Token) -> bool:
         """Whether count() would refuse, without counting."""
-        return bool(self._limit) and not self._window.test(self._limit, *map(str, token))
+        return bool(self._limit) and not self._window.test(self._limit, *_key(token))
 
     def forget(self, token: Token):
         """Free what is kept for a token that is no more."""
         if self._limit:
-            self._window.clear(self._limit, *map(str, token))
+            self._window.clear(self._limit, *_key(token))
+
+
+def _key(token: Token) -> tuple[str, str]:
+    return str(token.id), token.name
 
 
 def show_rate_limit(response: Response) -> Response:

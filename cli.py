@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import click
@@ -82,7 +83,7 @@ def serve(host: str, port: int, sandbox: bool):
             host,
             port,
             app.config["CONTACTS_THREADS"],
-            lambda headers: refuses_by_header(app, headers),
+            partial(refuses_by_header, app),
             ANSWER_HEADERS,
         )
     except OSError as error:
@@ -93,7 +94,7 @@ def serve(host: str, port: int, sandbox: bool):
     elif beyond_loopback and not app.config["CONTACTS_TRUSTED_PROXY"]:
         click.echo(NO_TLS, err=True)
     app.config["LOOPBACK_ONLY"] = not beyond_loopback
-    app.extensions["spare_thread"] = server.spare_thread
+    app.extensions["store"].while_waiting = server.spare_thread
     click.echo(f"Serving on {server.url}")
     if sandbox:
         click.echo("Sandbox: sample contacts, no real ones. Try it:\n")
@@ -273,18 +274,27 @@ def delete(phone_or_id: str, workspace: str, yes: bool):
                 known = [contact["name"], contact["phone"], contact["email"], contact["id"]]
                 whom = printable(", ".join(filter(None, known)))
                 click.confirm(f"Delete {whom} for good?", abort=True)
-            emptied = _store().delete_contact(workspace_id, contact["id"])
+            _store().delete_contact(workspace_id, contact["id"])
         except ContactNotFound as error:
+            erase_deleted()  # what an earlier run that was interrupted has left
             raise click.ClickException(
                 f"No contact of the workspace {workspace} is {printable(phone_or_id)}."
             ) from error
-    click.echo(f"Deleted {contact['id']}.")
-    if not emptied:
-        click.echo(
-            "Another process is reading the database: what was deleted stays in its files until"
-            " the next `flask delete`, or until every process has closed it.",
-            err=True,
-        )
+        click.echo(f"Deleted {contact['id']}.")
+        erase_deleted()
+
+
+def erase_deleted():
+    try:
+        if _store().erase_deleted():
+            return
+    except StoreUnavailable:
+        pass
+    click.echo(
+        "Another process is using the database: traces of what was deleted stay in its files until"
+        " the next `flask delete`. Run it again.",
+        err=True,
+    )
 
 
 def reference(phone_or_id: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ Sample contacts, a workspace for every token, a journal of what arrived, failure
 page that shows it all. A deployment never loads this module.
 """
 
+import ipaddress
 import itertools
 import json
 import re
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote
 
 from flask import Blueprint, Flask, Request, Response, current_app, g, render_template, request
 from marshmallow import (
@@ -87,8 +88,6 @@ BODY_KEPT = 64 * 1024
 BODIES_KEPT = 4 * 1024 * 1024
 LONGEST_DELAY_MS = 60_000
 API_BLUEPRINTS = {"api", "v1"}
-LOOPBACK_NAMES = {"localhost", "127.0.0.1", "[::1]"}
-
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -114,6 +113,7 @@ def init_app(app: Flask):
     app.request_class = JournalRequest
     app.extensions["workspaces"] = Workspaces(app)
     app.extensions["find_token"] = app.extensions["workspaces"].find_token
+    app.extensions["peek_token"] = app.extensions["workspaces"].peek_token
     app.extensions["rehearse"] = rehearse
     app.before_request(refuse_other_sites)
     app.after_request(keep_in_journal)
@@ -146,6 +146,7 @@ class Workspaces:
         self._rate_limit = app.extensions["rate_limit"]
         self._secret = app.config["SANDBOX_TOKEN"]
         self._lock = threading.Lock()
+        self._opening = threading.Lock()
         self._loaded = False
         self.base = Workspace()
         self._by_name = OrderedDict({BASE: self.base})  # the longest unused first
@@ -154,21 +155,40 @@ class Workspaces:
 
     def find_token(self, secret: str) -> Token | None:
         """Whose bearer token that is. Asking counts as use of the workspace."""
-        match = re.fullmatch(re.escape(self._secret) + r"(-.{1,200})?", secret)
-        if not match:
+        name = self._name(secret)
+        if name is None:
             return None
-        name = BASE + (match[1] or "")
+        return self._use(name) or self._open(name)
+
+    def peek_token(self, secret: str) -> Token | None:
+        """The same without waiting: a workspace that is not open yet is given as number 0."""
+        name = self._name(secret)
+        return Token(0, name, 0) if name else None
+
+    def _name(self, secret: str) -> str | None:
+        match = re.fullmatch(re.escape(self._secret) + r"(-.{1,200})?", secret)
+        return BASE + (match[1] or "") if match else None
+
+    def _use(self, name: str) -> Token | None:
         with self._lock:
             self._load()
-            workspace = self._by_name.get(name) or self._make_room()
-            if not workspace.token:
-                stored_name = DEFAULT_WORKSPACE if name == BASE else name
-                workspace_id = self._store.open_workspace(stored_name, SAMPLE_CONTACTS)
-                workspace.token = Token(0, name, workspace_id)
-                self._by_name[name] = workspace
-                self.changed()
+            if name not in self._by_name:
+                return None
             self._by_name.move_to_end(name)
-        return workspace.token
+            return self._by_name[name].token
+
+    def _open(self, name: str) -> Token:
+        with self._opening:  # while others go on with the workspaces that are open
+            if token := self._use(name):
+                return token
+            self._make_room()
+            stored_name = DEFAULT_WORKSPACE if name == BASE else name
+            workspace_id = self._store.open_workspace(stored_name, SAMPLE_CONTACTS)
+            with self._lock:
+                workspace = self._by_name.setdefault(name, Workspace())
+                workspace.token = Token(0, name, workspace_id)
+                self.changed()
+                return workspace.token
 
     def secret(self, name: str) -> str:
         """The bearer token of the workspace with that name."""
@@ -202,14 +222,13 @@ class Workspaces:
                     self._by_name[name] = Workspace(Token(0, name, workspace_id))
             self._loaded = True
 
-    def _make_room(self) -> Workspace:
+    def _make_room(self):
         while len(self._by_name) >= MOST_WORKSPACES:
-            oldest = next(name for name in self._by_name if name != BASE)
-            token = self._by_name[oldest].token
-            self._store.delete_workspace(token.workspace_id)
+            with self._lock:
+                oldest = next(name for name in self._by_name if name != BASE)
+                token = self._by_name.pop(oldest).token
             self._rate_limit.forget(token)
-            del self._by_name[oldest]
-        return Workspace()
+            self._store.delete_workspace(token.workspace_id)
 
 
 def workspaces() -> Workspaces:
@@ -439,7 +458,7 @@ def rehearse():
         return
     g.fault = fault
     if fault.get("delay_ms"):
-        with current_app.extensions["spare_thread"]():
+        with store().while_waiting():
             time.sleep(fault["delay_ms"] / 1000)
         identify()  # again: in the meantime the workspace may have been dropped
     if "status" in fault:
@@ -611,13 +630,16 @@ def opened_contact(workspace_id: int, contact_id: str) -> dict[str, Any] | None:
 
 def as_curl(entry: dict[str, Any], url: str, secret: str) -> str:
     """The request as a command that sends it again."""
-    words = ["curl", "-X", entry["method"], url + entry["path"]]
-    lines = [shlex.join(words), "-H " + shlex.quote(f"Authorization: Bearer {secret}")]
+    method = ["--head"] if entry["method"] == "HEAD" else ["-X", entry["method"]]
+    lines = [
+        shlex.join(["curl", *method, url + quote(entry["path"])]),
+        "-H " + shlex.quote(f"Authorization: Bearer {secret}"),
+    ]
     if entry["content_type"]:
         lines.append("-H " + shlex.quote(f"Content-Type: {entry['content_type']}"))
     if entry["request_body"]:
         body = entry["request_body"].decode(errors="replace")
-        lines.append("--data-binary " + shlex.quote(body))
+        lines.append("--data-raw " + shlex.quote(body))  # which takes no @file
     return " \\\n  ".join(lines)
 
 
@@ -638,19 +660,25 @@ def indented(value: Any) -> str:
 # Who may reach it
 
 
+def is_loopback(name: str) -> bool:
+    """Whether a Host header's name, without the port, is this machine's and no DNS name."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    return name.lower() == "localhost"
+
+
 def refuse_other_sites():
     """A web page of another site must neither read nor change what is here.
 
     Names other than loopback's are refused, since by DNS rebinding they can lead a browser here.
     """
-    if current_app.config["LOOPBACK_ONLY"]:
-        name = re.sub(r":\d*$", "", request.headers.get("Host", ""))
-        if name.lower() not in LOOPBACK_NAMES:
-            raise Forbidden("The sandbox answers to 127.0.0.1 and localhost alone: use these.")
+    name = re.sub(r":\d*$", "", request.headers.get("Host", ""))
+    if current_app.config["LOOPBACK_ONLY"] and not is_loopback(name):
+        raise Forbidden("The sandbox answers to 127.0.0.1 and localhost alone: use these.")
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return
     origin = request.headers.get("Origin")
-    if (origin is not None and urlsplit(origin).netloc != request.headers.get("Host")) or (
+    if (origin is not None and origin.partition("://")[2] != request.headers.get("Host")) or (
         request.headers.get("Sec-Fetch-Site") == "cross-site"
     ):
         raise Forbidden("The sandbox takes no changes from pages of other sites.")

@@ -20,7 +20,7 @@ from waitress import create_server, wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask
-from waitress.utilities import RequestEntityTooLarge
+from waitress.utilities import BadRequest, RequestEntityTooLarge
 
 CONNECTION_LIMIT = 1000
 IDLE_SECONDS = 30
@@ -38,23 +38,29 @@ class HeaderFirstParser(HTTPRequestParser):
     The application is then called without the body, and gives the answer by its own rules.
     """
 
-    def __init__(self, adj, refuses: Callable[[Mapping[str, str]], bool]):
+    def __init__(self, adj, server: "Server"):
         super().__init__(adj)
-        self._refuses = refuses
+        self._server = server
 
     def received(self, data: bytes) -> int:
         header_was_read = self.headers_finished
-        consumed = super().received(data)
+        try:
+            consumed = super().received(data)
+        except ValueError as error:  # a length of 5,000 digits, http://[ as the path
+            self.error, self.completed = BadRequest(str(error)), True
+            return len(data)
         if isinstance(self.error, RequestEntityTooLarge):
             return self._leave_the_rest(data)
-        if header_was_read or not self.headers_finished or self.completed:
+        if header_was_read or not self.headers_finished or self.error:
             return consumed
-        all_is_here = self.content_length and len(data) - consumed >= self.content_length
+        if self._server.stopping:
+            self.headers["CONNECTION"] = "close"
+        all_is_here = self.completed or 0 < self.content_length <= len(data) - consumed
         return consumed if all_is_here or not self._is_refused() else self._leave_the_rest(data)
 
     def _is_refused(self) -> bool:
         try:
-            return self._refuses(self.headers)
+            return self._server.refuses(self.path, self.headers)
         except Exception:
             return False  # the application will meet the same error, and answer it
 
@@ -129,10 +135,10 @@ class Server:
         host: str,
         port: int,
         threads: int,
-        refuses: Callable[[Mapping[str, str]], bool],
+        refuses: Callable[[str, Mapping[str, str]], bool],
         answer_headers: Mapping[str, str],
     ):
-        """`refuses` tells from a request's header whether its body can be left unread.
+        """`refuses` tells from a request's path and header whether its body can be left unread.
 
         `answer_headers` go with the errors that are answered without the application.
         Raises OSError when the address can't be had.
@@ -159,11 +165,12 @@ class Server:
             "Channel",
             (LingeringChannel,),
             {
-                "parser_class": staticmethod(partial(HeaderFirstParser, refuses=refuses)),
+                "parser_class": staticmethod(partial(HeaderFirstParser, server=self)),
                 "answer_headers": answer_headers,
             },
         )
-        self._stopping = False
+        self.refuses = refuses
+        self.stopping = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         self._threads = threads
@@ -184,14 +191,14 @@ class Server:
     def _count_asleep(self, change: int):
         with self._asleep_lock:
             self._asleep += change
-            if not self._stopping:
+            if not self.stopping:
                 self._server.task_dispatcher.set_thread_count(
                     self._threads + min(self._asleep, MOST_SPARE_THREADS)
                 )
 
     def run(self):
         """Serve until SIGTERM or Ctrl-C, then answer what has been asked and return."""
-        while not self._stopping:
+        while not self.stopping:
             self._turn()
         wasyncore.dispatcher.close(self._server)
         give_up = time.monotonic() + STOP_SECONDS
@@ -209,7 +216,7 @@ class Server:
 
     def _stop(self, number, frame):
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
-        self._stopping = True
+        self.stopping = True
         self._server.pull_trigger()
 
 

@@ -5,7 +5,6 @@ Times are stored as microseconds since the epoch, tags and metadata as compact J
 
 import hashlib
 import json
-import math
 import os
 import re
 import secrets
@@ -15,8 +14,8 @@ import time
 import unicodedata
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ from urllib.parse import quote
 METADATA_LIMIT = 64 * 1024
 SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
-LAST_THREAD_SECONDS = 0.5
+PATIENCE_SECONDS = 0.25
 DEFAULT_WORKSPACE = "default"
 # Room for the pages that the phones of an import are spread over, when there are a million.
 _IMPORT_CACHE_KIB = 64 * 1024
@@ -72,6 +71,17 @@ MIGRATIONS = [
         """,
     ],
     [
+        # AUTOINCREMENT: the id of a workspace that was dropped is never given to another.
+        """
+        CREATE TABLE new_workspace (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            uuid TEXT NOT NULL UNIQUE,
+            name TEXT NOT NULL UNIQUE
+        ) STRICT
+        """,
+        "INSERT INTO new_workspace SELECT id, uuid, name FROM workspace",
+        "DROP TABLE workspace",
+        "ALTER TABLE new_workspace RENAME TO workspace",
         # metadata is last, so that a large one is not in the way of the other columns. `folded` is
         # name and email as a search compares them.
         """
@@ -190,32 +200,34 @@ class Token(NamedTuple):
     workspace_id: int
 
 
+WhileWaiting = Callable[[], AbstractContextManager[None]]
+
+
 class FairLock:
     """A lock that goes to whoever has waited longest, which threading.Lock does not promise."""
 
-    def __init__(self, threads: float):
+    def __init__(self):
         self._guard = threading.Lock()
         self._waiting = deque()
-        self._held_since: float | None = None
-        self._threads = threads
+        self._held = False
 
-    def acquire(self, timeout: float) -> bool:
+    def acquire(self, timeout: float, while_waiting: WhileWaiting) -> bool:
         """Wait for at most `timeout` seconds; false when it was not to be had.
 
-        The last of the threads does not queue for what has been held for LAST_THREAD_SECONDS.
+        A wait that is longer than PATIENCE_SECONDS is spent inside of `while_waiting()`.
         """
         with self._guard:
-            now = time.monotonic()
-            if self._held_since is None:
-                self._held_since = now
+            if not self._held:
+                self._held = True
                 return True
-            if len(self._waiting) + 2 >= self._threads:
-                timeout = min(timeout, max(0, self._held_since + LAST_THREAD_SECONDS - now))
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
-        if turn.acquire(timeout=timeout):
+        if turn.acquire(timeout=min(timeout, PATIENCE_SECONDS)):
             return True
+        with while_waiting():
+            if turn.acquire(timeout=max(0, timeout - PATIENCE_SECONDS)):
+                return True
         with self._guard:
             if turn in self._waiting:
                 self._waiting.remove(turn)
@@ -226,10 +238,9 @@ class FairLock:
         """Hand the lock to the next in the queue."""
         with self._guard:
             if self._waiting:
-                self._held_since = time.monotonic()
                 self._waiting.popleft().release()
             else:
-                self._held_since = None
+                self._held = False
 
 
 class Store:
@@ -245,13 +256,13 @@ class Store:
         *,
         synchronous: str = "FULL",
         application_id: int = DEPLOYMENT_FILE,
-        threads: float = math.inf,
     ):
-        """`threads`: how many will call. While writers wait, one of them is kept for readers."""
         self.path = Path(path)
         self._synchronous = synchronous
         self._application_id = application_id
-        self._writing = FairLock(threads)
+        self._writing = FairLock()
+        # Entered by a thread while it waits for others to write: a server can use another instead.
+        self.while_waiting: WhileWaiting = nullcontext
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
         self._opened: tuple[int, ...] | None = None
@@ -274,7 +285,7 @@ class Store:
         return {row["name"]: row["id"] for row in rows}
 
     def delete_workspace(self, workspace_id: int):
-        """Forget the workspace with its contacts and tokens. Its id may be given to a new one."""
+        """Forget the workspace with its contacts and tokens."""
         with self._transaction() as db:
             _delete_contacts(db, workspace_id)
             db.execute("DELETE FROM workspace WHERE id = ?", (workspace_id,))
@@ -339,15 +350,13 @@ class Store:
                     error.position = position
                     raise
 
-    def create_contact(
-        self, workspace_id: int, *, phone: str, source: str = "api", **fields: Any
-    ) -> dict[str, Any]:
+    def create_contact(self, workspace_id: int, *, phone: str, **fields: Any) -> dict[str, Any]:
         """Upsert by phone: a new contact, or update_contact's rules for the one that has it.
 
-        `source` says how a new contact came in. Raises MetadataTooLarge.
+        Raises MetadataTooLarge.
         """
         with self._transaction() as db:
-            return _contact(_create(db, workspace_id, {"phone": phone, **fields}, source))
+            return _contact(_create(db, workspace_id, {"phone": phone, **fields}))
 
     def update_contact(
         self,
@@ -414,7 +423,8 @@ class Store:
         """
         with self._reading() as db:
             if email:
-                return _contact(_required(next(iter(_search(db, workspace_id, email=email)), None)))
+                found = _search(db, workspace_id, email=email, exact_order=True)
+                return _contact(_required(next(iter(found), None)))
             return _contact(_required(_find(db, workspace_id, contact_id, phone)))
 
     def search_contacts(
@@ -476,22 +486,19 @@ class Store:
                     "updated_at": _moment(row["updated_at"]),
                 }
 
-    def delete_contact(self, workspace_id: int, contact_id: str) -> bool:
-        """Delete the contact, and every trace of it from the files. Raises ContactNotFound.
-
-        False when another process, by reading, kept the write-ahead log from being emptied.
-        """
+    def delete_contact(self, workspace_id: int, contact_id: str):
+        """Delete the contact; erase_deleted() removes its traces. Raises ContactNotFound."""
         with self._transaction() as db:
             row = _required(_find(db, workspace_id, contact_id))
             db.execute("DELETE FROM contact WHERE number = ?", (row["number"],))
             _index(db, 1)
-        self._merge_trigrams()
-        with self._reading() as db:
-            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()["busy"]
 
-    def _merge_trigrams(self):
-        """Rewrite them without the deleted ones, bit by bit, so that others can write meanwhile."""
-        pages = -_MERGE_PAGES  # below zero: begin with all that there is
+    def erase_deleted(self) -> bool:
+        """Remove every trace of what was deleted from the files, bit by bit: others can write.
+
+        False when another process, by reading, kept the write-ahead log from being emptied.
+        """
+        pages = -_MERGE_PAGES  # below zero: begin with all trigrams that there are
         done = False
         while not done:
             with self._transaction() as db:
@@ -503,6 +510,8 @@ class Store:
                 done = db.total_changes - before < 2
             pages = _MERGE_PAGES
             time.sleep(_PAUSE_SECONDS)
+        with self._reading() as db:
+            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()["busy"]
 
     def back_up(self, target: Path):
         """Copy the database as it is at this moment into `target`, a new file, and verify it."""
@@ -564,14 +573,14 @@ class Store:
         Both waits together last no longer than BUSY_SECONDS.
         """
         give_up = time.monotonic() + BUSY_SECONDS
-        if not self._writing.acquire(BUSY_SECONDS):
+        if not self._writing.acquire(BUSY_SECONDS, self.while_waiting):
             raise StoreUnavailable(BUSY)
         try:
             self._require_the_opened_file()
             if self._writer is None:
                 self._writer = self._connect()
                 self._writer.execute("PRAGMA busy_timeout = 0")
-            _execute_in_turn(self._writer, "BEGIN IMMEDIATE", give_up)
+            _execute_in_turn(self._writer, "BEGIN IMMEDIATE", give_up, self.while_waiting)
             with self._writer:  # commits, or rolls back
                 yield self._writer
         except sqlite3.Error as error:
@@ -593,7 +602,7 @@ class Store:
         try:
             _make_private(self.path)
             db = sqlite3.connect(
-                f"file:{quote(str(self.path))}?mode=rw",
+                f"file:{quote(str(self.path.absolute()))}?mode=rw",
                 uri=True,
                 timeout=BUSY_SECONDS,
                 isolation_level=None,
@@ -607,10 +616,10 @@ class Store:
             db.row_factory = _row
             if not os.access(self.path, os.W_OK):  # SQLite would notice at the first write only
                 raise UnusableDatabase(f"{self.path}: the file is read-only.")
+            db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
             self._migrate(db)
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute("PRAGMA foreign_keys = ON")
-            db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
         except sqlite3.Error as error:
             db.close()
             plain = _said_plainly(error, self.path) or UnusableDatabase(f"{self.path}: {error}.")
@@ -636,6 +645,7 @@ class Store:
             for step in MIGRATIONS[version:]:
                 for statement in step:
                     db.execute(statement)
+            _index(db, 1)
             db.execute(f"PRAGMA application_id = {self._application_id}")
             db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
@@ -693,13 +703,11 @@ def _required(row: dict[str, Any] | None) -> dict[str, Any]:
     return row
 
 
-def _create(
-    db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any], source: str = "api"
-) -> dict[str, Any]:
+def _create(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
     row = _find(db, workspace_id, phone=fields["phone"])
     if row:
         return _change(db, row, fields)
-    return _insert(db, workspace_id, {"source": source, **fields})
+    return _insert(db, workspace_id, fields)
 
 
 def _delete_contacts(db: sqlite3.Connection, workspace_id: int):
@@ -812,7 +820,7 @@ def _merged(stored: str, given: dict[str, Any]) -> str:
 
 # A separator that _folded() keeps out of names, so that an address can be compared whole.
 _BETWEEN_FIELDS = "\x1f"
-_PHONE_QUERY = re.compile(r"[\d\s().+-]+")
+_PHONE_QUERY = re.compile(r"(?:tel:)?([\d\s().+\u2010-\u2015\u2212-]+)", re.IGNORECASE)
 
 # Writing trigrams costs FTS5 about as much for one contact as for fifty, so they are written in
 # bulk; a search looks at the few that wait one by one.
@@ -831,7 +839,9 @@ _WINDOW = 50_000
 
 _MEETS_FILTERS = """
     (instr(folded, :text) OR (:digits != '' AND instr(phone, :digits)))
-    AND instr(folded, :email) AND instr(tags, :tag)
+    AND (:email = '' OR substr(folded, -length(:email)) = :email)
+    AND (:tag = '' OR instr(tags, :tag_text)
+        AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
 """
 _MATCHES = """
     SELECT rowid FROM contact_trigram
@@ -865,15 +875,24 @@ _FETCH = """
 
 
 def _search(
-    db: sqlite3.Connection, workspace_id: int, query: str = "", tag: str = "", email: str = ""
+    db: sqlite3.Connection,
+    workspace_id: int,
+    query: str = "",
+    tag: str = "",
+    email: str = "",
+    exact_order: bool = False,
 ) -> list[dict[str, Any]]:
-    """The rows that meet the filters, most recently updated first, by trigrams or by a walk."""
+    """The rows that meet the filters, most recently updated first, by trigrams or by a walk.
+
+    `exact_order` is worth the time of a long walk to the caller.
+    """
     first, last = _numbers(workspace_id)
     filters = {
         "text": _fold(query),
         "digits": _phone_part(query),
         "email": email and f"{_BETWEEN_FIELDS}{_fold(email)}{_BETWEEN_FIELDS}",
-        "tag": tag and _json(tag),
+        "tag": tag,
+        "tag_text": _json(tag),
         "workspace_id": workspace_id,
         "first": first,
         "last": last,
@@ -881,18 +900,22 @@ def _search(
         "limit": SEARCH_LIMIT,
     }
     filters["trigrams"] = _trigrams(filters)
-    if not filters["trigrams"]:
+    trigrams = filters["trigrams"]
+    many = trigrams and db.execute(_COUNT, filters).fetchone()["count"] > _CANDIDATES
+    if not trigrams or (many and exact_order):
         return db.execute(_FETCH.format(_WALK), filters).fetchall()
-    many = db.execute(_COUNT, filters).fetchone()["count"] > _CANDIDATES
-    return db.execute(_FETCH.format(_SORT), {**filters, "window": _WINDOW * many}).fetchall()
+    return db.execute(
+        _FETCH.format(_SORT), {**filters, "window": _WINDOW if many else 0}
+    ).fetchall()
 
 
 def _phone_part(query: str) -> str:
     """What to look for in E.164 when the query is the digits and punctuation of a phone number."""
-    if not _PHONE_QUERY.fullmatch(query):
+    match = _PHONE_QUERY.fullmatch(query)
+    if not match:
         return ""
-    plus = "+" if query.lstrip(" (").startswith("+") else ""
-    return plus + "".join(str(int(c)) for c in query if c.isdecimal())
+    plus = "+" if match[1].lstrip(" (").startswith("+") else ""
+    return plus + "".join(str(int(c)) for c in match[1] if c.isdecimal())
 
 
 def _trigrams(filters: dict[str, Any]) -> str:
@@ -902,7 +925,10 @@ def _trigrams(filters: dict[str, Any]) -> str:
     if len(text) >= 3 and (not digits or len(digits) >= 3):
         in_phone = f" OR phone : {_phrase(digits)}" if digits else ""
         terms.append(f"(folded : {_phrase(text)}{in_phone})")
-    for column, needle in [("folded", filters["email"]), ("tags", filters["tag"])]:
+    for column, needle in [
+        ("folded", filters["email"]),
+        ("tags", filters["tag"] and filters["tag_text"]),
+    ]:
         if needle:
             terms.append(f"{column} : {_phrase(needle)}")
     return " AND ".join(terms)
@@ -1001,18 +1027,30 @@ def _identity(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino
 
 
-def _execute_in_turn(db: sqlite3.Connection, statement: str, give_up: float):
+def _execute_in_turn(
+    db: sqlite3.Connection,
+    statement: str,
+    give_up: float,
+    while_waiting: WhileWaiting = nullcontext,
+):
     """Waits here for other processes: SQLite does so not at all for journal_mode, and elsewhere
     looks every 100 ms, which misses the pauses that an import makes.
     """
-    while True:
-        try:
-            db.execute(statement)
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
-                raise
+    if _executed(db, statement, give_up):
+        return
+    with while_waiting():
+        while not _executed(db, statement, give_up):
             time.sleep(0.002)
+
+
+def _executed(db: sqlite3.Connection, statement: str, give_up: float) -> bool:
+    try:
+        db.execute(statement)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+            raise
+        return False
+    return True
 
 
 BUSY = "The database is busy. Nothing was written; try again."

@@ -114,4 +114,4 @@ def test_a_reader_that_keeps_the_log_alive_is_reported(app, runner, monkeypatch)
         reader.execute("SELECT * FROM contact").fetchall()
         result = runner.invoke(args=["delete", PHONE, "--yes"])
     assert result.exit_code == 0
-    assert "stays in its files until" in result.stderr
+    assert "stay in its files until" in result.stderr
