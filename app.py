@@ -115,8 +115,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         app.after_request(show_rate_limit)
     for error, handler in ERROR_HANDLERS.items():
         app.register_error_handler(error, handler)
-    for command in (cli.serve, cli.token, cli.import_, cli.export, cli.delete, cli.backup):
-        app.cli.add_command(command)
+    cli.init_app(app)
     return app
 
 

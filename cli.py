@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import click
-from flask import current_app
+from flask import Flask, current_app
 from flask.cli import FlaskGroup, with_appcontext
 from marshmallow import ValidationError
 
@@ -321,6 +321,12 @@ def backup(file: Path):
         with transfer.replacing(file) as new:
             store.back_up(new)
     click.echo(f"Backed up to {file}.")
+
+
+def init_app(app: Flask):
+    """Gives the application its commands."""
+    for command in (serve, token, import_, export, delete, backup):
+        app.cli.add_command(command)
 
 
 def existing_store() -> Store:

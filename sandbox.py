@@ -44,6 +44,7 @@ from store import (
     BUSY,
     DEFAULT_WORKSPACE,
     METADATA_LIMIT,
+    SEARCH_LIMIT,
     ContactNotFound,
     MetadataTooLarge,
     Store,
@@ -606,6 +607,9 @@ def page():
         curl=entry and as_curl(entry, request.host_url.rstrip("/"), secret),
         faults=workspace.faults.state(),
         statuses=sorted(FAULTS),
+        longest_delay_ms=LONGEST_DELAY_MS,
+        longest_query=view_query.fields["q"].limit,
+        most_contacts=SEARCH_LIMIT,
         calls=sorted(
             r.rule.removeprefix("/v1")
             for r in current_app.url_map.iter_rules()
