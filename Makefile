@@ -1,4 +1,5 @@
 # make run, make test; PYTHON=python3.13 and PORT=9000 are yours to set.
+MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 PORT ?= 8000
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))

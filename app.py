@@ -87,9 +87,12 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     app.config.update(
         MAX_CONTENT_LENGTH=BODY_LIMIT, PROVIDE_AUTOMATIC_OPTIONS=False, ACCESS_LOG=None
     )
+    if not app.config["CONTACTS_DATABASE"]:
+        instance = Path(app.instance_path)
+        instance.mkdir(mode=0o700, exist_ok=True)
+        app.config["CONTACTS_DATABASE"] = instance / ("sandbox.db" if sandbox else "contacts.db")
     app.extensions["store"] = Store(
-        app.config["CONTACTS_DATABASE"]
-        or Path(app.instance_path, "sandbox.db" if sandbox else "contacts.db"),
+        app.config["CONTACTS_DATABASE"],
         synchronous=app.config["CONTACTS_SYNCHRONOUS"],
         application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
     )

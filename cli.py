@@ -142,7 +142,7 @@ def create(name: str, workspace: str):
 def list_():
     """Show every token's name, workspace and time of creation."""
     with one_line_errors():
-        for row in _store().list_tokens():
+        for row in existing_store().list_tokens():
             click.echo(f"{row['name']}\t{row['workspace']}\t{row['created_at'].isoformat()}")
 
 
@@ -152,7 +152,7 @@ def list_():
 def revoke(name: str):
     """Refuse the token from now on, in a running server too."""
     with one_line_errors():
-        if not _store().revoke_token(name):
+        if not existing_store().revoke_token(name):
             raise click.ClickException(f"There is no token named {name}: see `flask token list`.")
 
 
@@ -199,7 +199,10 @@ def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
                 if row.line % ROWS_AT_ONCE == 0:
                     bar.update(text.buffer.tell() - bar.pos)
         except BaseException:
-            click.echo(f"Stopped after {taken} contacts or a few more. Run it again.", err=True)
+            click.echo(
+                f"Stopped after {taken} contacts or a few more. They stay; a new run passes them.",
+                err=True,
+            )
             raise
     click.echo(f"{'To import' if dry_run else 'Imported'}: {taken}. Refused: {refused}.")
     if refused:

@@ -86,6 +86,7 @@ MOST_WORKSPACES = 200
 MOST_REQUESTS = 500
 SHOWN = 100
 BODY_KEPT = 64 * 1024
+REASON_KEPT = 1000
 BODIES_KEPT = 4 * 1024 * 1024
 LONGEST_DELAY_MS = 60_000
 API_BLUEPRINTS = {"api", "v1"}
@@ -305,7 +306,7 @@ def keep_in_journal(response: Response) -> Response:
     A path that nobody answers is kept too: it is a mistyped one of the API.
     """
     if request.blueprint in API_BLUEPRINTS or request.url_rule is None:
-        if "fault" in g:
+        if "fault" in g or request.url_rule is None:
             with suppress(HTTPException):
                 request.get_data()  # nobody else reads it
         workspaces().current().journal.add(
@@ -333,7 +334,8 @@ def reason(response: Response) -> str | None:
     answer = response.get_json()
     if "errors" not in answer:
         return answer["error"]
-    return " ".join(f"{field}: {' '.join(texts)}" for field, texts in answer["errors"].items())
+    errors = [f"{field}: {' '.join(texts)}" for field, texts in answer["errors"].items()]
+    return " ".join(errors)[:REASON_KEPT]
 
 
 def ends_with(path: str, end: str | None) -> bool:

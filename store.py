@@ -30,6 +30,9 @@ DEFAULT_WORKSPACE = "default"
 _IMPORT_CACHE_KIB = 64 * 1024
 _WRITABLE = {"name", "email", "tags", "metadata"}
 
+# In the header of a database in WAL mode: the versions of its format for writing and reading.
+WAL_VERSIONS = b"\2\2"
+
 # Says whose file it is: neither mode of the service ever serves the other's, or a stranger's.
 DEPLOYMENT_FILE = 0x51796470
 SANDBOX_FILE = 0x51797362
@@ -518,18 +521,16 @@ class Store:
         with self._reading() as db, closing(sqlite3.connect(target)) as copy:
             db.backup(copy)
             [result] = copy.execute("PRAGMA integrity_check(1)").fetchone()
+            copy.execute("PRAGMA journal_mode = DELETE")  # which tells it from a database in use
         if result != "ok":
             raise UnusableDatabase(f"{self.path}: damaged: {' '.join(result.split())}")
 
     def is_copy(self, path: Path) -> bool:
-        """Whether that file is such a copy, which nobody has open, rather than the original."""
+        """Whether that file is what back_up() makes, rather than a database that was served."""
         with path.open("rb") as file:
             header = file.read(100)
-        ours = header.startswith(b"SQLite format 3\0") and header[68:72] == (
-            self._application_id.to_bytes(4)
-        )
-        in_use = Path(f"{path}-wal").exists() or path.samefile(self.path)
-        return ours and not in_use
+        is_ours = header[68:72] == self._application_id.to_bytes(4)
+        return header.startswith(b"SQLite format 3\0") and is_ours and header[18:20] != WAL_VERSIONS
 
     # Connections
 
@@ -635,13 +636,15 @@ class Store:
         db.execute("BEGIN")
         with db:  # one snapshot, though another process may be migrating it
             version = self._version(db)
+        _execute_in_turn(db, "PRAGMA journal_mode = WAL", time.monotonic() + BUSY_SECONDS)
         if version == len(MIGRATIONS):
             return
-        _execute_in_turn(db, "PRAGMA journal_mode = WAL", time.monotonic() + BUSY_SECONDS)
         db.create_function("folded", 2, _folded, deterministic=True)
         db.execute("BEGIN IMMEDIATE")
         with db:
             version = self._version(db)  # another process may have migrated it by now
+            if version == 0:
+                self.path.chmod(0o600)  # an empty file may have been there
             for step in MIGRATIONS[version:]:
                 for statement in step:
                     db.execute(statement)
@@ -1014,7 +1017,6 @@ def _time(microseconds: int) -> datetime:
 
 def _make_private(path: Path):
     """Make the file, readable by its owner alone, unless there is one."""
-    path.parent.mkdir(mode=0o700, exist_ok=True)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 

@@ -222,7 +222,7 @@ def opened(path: Path, encoding: str) -> Iterator[TextIO]:
                 pass
         except UnicodeError as error:
             raise UnusableFile(
-                f"{path} is not {encoding.upper()}: name its encoding, as in --encoding latin-1."
+                f"{path} is not {encoding.upper()}: name its encoding, as in --encoding cp1252."
             ) from error
         text.seek(0)
         yield text

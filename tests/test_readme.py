@@ -79,9 +79,7 @@ def test_make_run_and_the_documented_call(tmp_path):
     with subprocess.Popen(
         ["bash", "-ec", make_run.text.strip() + " PORT=0"],
         cwd=project,
-        env={
-            k: v for k, v in environment("").items() if k not in ("CONTACTS_DATABASE", "MAKEFLAGS")
-        },
+        env={k: v for k, v in environment("").items() if not k.startswith(("CONTACTS_", "MAKE"))},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -111,6 +109,7 @@ def test_a_deployment_from_nothing_to_the_first_call(tmp_path):
 
 
 def test_import_export_erasure_and_restoring_a_backup(tmp_path):
+    (tmp_path / "instance").mkdir()
     environ = environment(tmp_path / "instance" / "contacts.db", FLASK_APP=str(ROOT / "app.py"))
     environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
 

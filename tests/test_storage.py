@@ -100,12 +100,6 @@ def test_the_files_are_for_their_owner_alone(path, call):
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-def test_the_folder_of_the_database_is_made_when_missing(tmp_path):
-    with opened(tmp_path / "instance" / "contacts.db") as store:
-        store.open()
-    assert (tmp_path / "instance" / "contacts.db").exists()
-
-
 def test_a_new_file_carries_the_version_of_its_tables(path):
     [(version,)] = execute(path, "PRAGMA user_version")
     assert version >= 1
@@ -184,8 +178,9 @@ def test_the_token_commands_refuse_such_a_file_too(tmp_path):
 
 
 def test_a_folder_that_is_missing_is_said_in_one_line(tmp_path):
-    result = flask("serve", "--port", "0", env=environment(tmp_path / "no" / "such" / "file.db"))
+    result = flask("serve", "--port", "0", env=environment(tmp_path / "none" / "file.db"))
     assert result.returncode == 1
+    assert not (tmp_path / "none").exists()
     assert result.stderr.startswith(f"Error: {tmp_path}")
     assert result.stderr.count("\n") == 1
 
