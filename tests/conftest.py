@@ -120,6 +120,19 @@ def execute(path, statement, *values):
         return db.execute(statement, values).fetchall()
 
 
+@pytest.fixture
+def forgetful_sqlite(monkeypatch):
+    """SQLite as most build it: what is deleted is not overwritten, unless asked for."""
+    connect = sqlite3.connect
+
+    def connected(*args, **options):
+        db = connect(*args, **options)
+        db.execute("PRAGMA secure_delete = OFF")
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", connected)
+
+
 @contextmanager
 def write_lock(path):
     """Hold the database's write lock, as another process may."""
