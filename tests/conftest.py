@@ -104,8 +104,13 @@ def stored(app):
 
 def contacts_in(path):
     with closing(sqlite3.connect(path)) as db:
-        db.row_factory = sqlite3.Row
-        rows = [dict(row) for row in db.execute("SELECT * FROM contact ORDER BY number")]
+        return contacts_through(db)
+
+
+def contacts_through(db):
+    """The same by a connection that is open already."""
+    db.row_factory = sqlite3.Row
+    rows = [dict(row) for row in db.execute("SELECT * FROM contact ORDER BY number")]
     for row in rows:
         del row["folded"]  # which follows from name and email
     return [
