@@ -42,10 +42,12 @@ from werkzeug.exceptions import (
 import schemas
 from store import (
     BUSY,
+    BUSY_SECONDS,
     DEFAULT_WORKSPACE,
     METADATA_LIMIT,
     SEARCH_LIMIT,
     ContactNotFound,
+    FairLock,
     MetadataTooLarge,
     Store,
     StoreUnavailable,
@@ -148,7 +150,7 @@ class Workspaces:
         self._rate_limit = app.extensions["rate_limit"]
         self._secret = app.config["SANDBOX_TOKEN"]
         self._lock = threading.Lock()
-        self._opening = threading.Lock()
+        self._opening = FairLock()
         self._loaded = False
         self.base = Workspace()
         self._by_name = OrderedDict({BASE: self.base})  # the longest unused first
@@ -180,7 +182,10 @@ class Workspaces:
             return self._by_name[name].token
 
     def _open(self, name: str) -> Token:
-        with self._opening:  # while others go on with the workspaces that are open
+        # Others go on with the workspaces that are open.
+        if not self._opening.acquire(BUSY_SECONDS, self._store.while_waiting):
+            raise StoreUnavailable(BUSY)
+        try:
             if token := self._use(name):
                 return token
             self._make_room()
@@ -191,6 +196,8 @@ class Workspaces:
                 workspace.token = Token(0, name, workspace_id)
                 self.changed()
                 return workspace.token
+        finally:
+            self._opening.release()
 
     def secret(self, name: str) -> str:
         """The bearer token of the workspace with that name."""

@@ -472,7 +472,7 @@ class Store:
                         number += 1
                 except (IdTaken, MetadataTooLarge) as error:
                     refused[position] = error
-            _index(db)
+            _index(db, _INDEX_AT)
         return refused
 
     def export_contacts(self, workspace_id: int) -> Iterator[dict[str, Any]]:
@@ -715,7 +715,7 @@ def _create(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -
 
 def _delete_contacts(db: sqlite3.Connection, workspace_id: int):
     db.execute("DELETE FROM contact WHERE workspace_id = ?", (workspace_id,))
-    _index(db)
+    _index(db, _INDEX_AT)
 
 
 def _named(
@@ -773,7 +773,7 @@ def _write_new(db: sqlite3.Connection, row: dict[str, Any]):
 def _insert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
     row = _new(workspace_id, _next_number(db, workspace_id), fields)
     _write_new(db, row)
-    _index(db)
+    _index(db, _INDEX_AT)
     return row
 
 
@@ -807,7 +807,7 @@ def _change(db: sqlite3.Connection, row: dict[str, Any], changes: dict[str, Any]
     assignments = ", ".join(f"{column} = :{column}" for column in written)
     db.execute(f"UPDATE contact SET {assignments} WHERE number = :number", changed)  # noqa: S608
     if "folded" in written or "tags" in written:
-        _index(db)
+        _index(db, _INDEX_AT)
     return changed
 
 
@@ -941,7 +941,7 @@ def _phrase(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _index(db: sqlite3.Connection, enough: int = _INDEX_AT):
+def _index(db: sqlite3.Connection, enough: int):
     """Bring the trigrams up to date once enough contacts wait for it."""
     if db.execute("SELECT count(*) AS count FROM unindexed").fetchone()["count"] < enough:
         return

@@ -104,8 +104,13 @@ def stored(app):
 
 def contacts_in(path):
     with closing(sqlite3.connect(path)) as db:
-        db.row_factory = sqlite3.Row
-        rows = [dict(row) for row in db.execute("SELECT * FROM contact ORDER BY number")]
+        return contacts_through(db)
+
+
+def contacts_through(db):
+    """The same by a connection that is open already."""
+    db.row_factory = sqlite3.Row
+    rows = [dict(row) for row in db.execute("SELECT * FROM contact ORDER BY number")]
     for row in rows:
         del row["folded"]  # which follows from name and email
     return [
@@ -118,6 +123,19 @@ def execute(path, statement, *values):
     """Run a statement on the database file as somebody other than the service."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         return db.execute(statement, values).fetchall()
+
+
+@pytest.fixture
+def forgetful_sqlite(monkeypatch):
+    """SQLite as most build it: what is deleted is not overwritten, unless asked for."""
+    connect = sqlite3.connect
+
+    def connected(*args, **options):
+        db = connect(*args, **options)
+        db.execute("PRAGMA secure_delete = OFF")
+        return db
+
+    monkeypatch.setattr(sqlite3, "connect", connected)
 
 
 @contextmanager

@@ -173,13 +173,30 @@ def test_starting_on_a_full_disk_is_said_in_one_line(tmp_path, make):
 # Another process holds the write lock
 
 
-def test_a_call_waits_for_another_process_that_holds_the_write_lock_for_2_s(server):
-    with ThreadPoolExecutor(1) as threads:
-        with write_lock(server.database):
-            answer = threads.submit(post, server.url, {"phone": PHONE, "name": "Waited"})
-            time.sleep(2)
-            assert not answer.done()
-        assert answer.result(SECONDS).json["name"] == "Waited"
+@pytest.mark.parametrize("threads", ["4", "1"])
+def test_calls_wait_for_a_lock_that_is_held_for_2_s_with_reads_answered_meanwhile(
+    tmp_path, threads
+):
+    path = database(tmp_path / "served.db")
+    writers = 12
+    with (
+        serving(tmp_path, QYVO_TOKEN=TOKEN, CONTACTS_THREADS=threads) as server,
+        ThreadPoolExecutor(writers) as pool,
+    ):
+        with write_lock(path):
+            release = time.monotonic() + 2
+            answers = [
+                pool.submit(post, server.url, {"phone": PHONE, "metadata": {f"w{n}": n}})
+                for n in range(writers)
+            ]
+            reads = 0
+            while time.monotonic() < release or reads < 5:
+                read(server.url)
+                reads += 1
+            assert not any(answer.done() for answer in answers)
+        assert {answer.result(SECONDS).status_code for answer in answers} == {200}
+    [contact] = contacts_in(path)
+    assert contact["metadata"].keys() >= {f"w{n}" for n in range(writers)}
 
 
 def test_a_lock_held_for_longer_is_a_503_in_time_with_reads_answered_meanwhile(server):

@@ -3,6 +3,8 @@
 import pytest
 from conftest import PHONE, TOKEN, assert_refused, caller
 
+import store as store_module
+
 NEW = "+14155550199"
 UNKNOWN = "+33639980199"
 GET_KEYS = (
@@ -159,11 +161,24 @@ def test_get_contact_answers_404_for_a_contact_that_is_not_there(act):
         assert_refused(act("get-contact", reference), 404, "Contact not found")
 
 
-def test_of_contacts_that_share_an_email_the_most_recently_updated_answers(act):
+def test_a_contact_is_not_found_by_an_email_address_that_is_its_name(act):
+    act("update-contact", {"phone": PHONE, "name": "noor@example.com"})
+    assert_refused(act("get-contact", {"email": "noor@example.com"}), 404, "Contact not found")
+
+
+@pytest.mark.parametrize("enough", [3000, 1])
+def test_of_contacts_that_share_an_email_the_most_recently_updated_answers(
+    act, monkeypatch, enough
+):
+    """However many share it, and however many others were updated since."""
+    monkeypatch.setattr(store_module, "_INDEX_AT", 1)
+    monkeypatch.setattr(store_module, "_CANDIDATES", enough)
+    monkeypatch.setattr(store_module, "_WINDOW", enough)
     for phone in (NEW, "+14155550198"):
         act("create-contact", {"phone": phone, "email": "romain@example.com"})
     assert act("get-contact", {"email": "romain@example.com"}).json["phone"] == "+14155550198"
     act("update-contact", {"phone": NEW, "metadata": {"touched": True}})
+    act("create-contact", {"phone": UNKNOWN})
     assert act("get-contact", {"email": "romain@example.com"}).json["phone"] == NEW
 
 

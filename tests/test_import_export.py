@@ -13,7 +13,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import PHONE, ROMAIN, ROOT, SECONDS, TOKEN, contacts_in, environment, execute, post
+from conftest import (
+    PHONE,
+    ROMAIN,
+    ROOT,
+    SECONDS,
+    TOKEN,
+    contacts_in,
+    environment,
+    execute,
+    post,
+    write_lock,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -564,8 +575,9 @@ def test_an_interrupted_import_keeps_what_is_in_and_can_be_run_again(make_app, t
     with importing(tmp_path / "many.csv", database) as process:
         while not execute(database, "SELECT 1 FROM contact LIMIT 1"):
             assert process.poll() is None
-        process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=SECONDS)
+        with write_lock(database):  # it can't come to its end now
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert "Traceback" not in stderr
     [(count,)] = execute(database, "SELECT count(*) FROM contact")

@@ -120,7 +120,12 @@ def copied_command(page):
 
 
 @pytest.mark.parametrize(
-    "body", [json.dumps({"phone": PHONE, "name": 'O\'Brien \\ "é" $HOME `id`\n'}), "no 'json"]
+    "body",
+    [
+        json.dumps({"phone": PHONE, "name": 'O\'Brien \\ "é" $HOME `id`\n'}),
+        "no 'json",
+        "@/etc/passwd",
+    ],
 )
 def test_copied_as_curl_a_call_can_be_sent_again(client, call, body):
     call(body.encode())
@@ -129,7 +134,7 @@ def test_copied_as_curl_a_call_can_be_sent_again(client, call, body):
     words = shlex.split(command)
     assert words[:4] == ["curl", "-X", "POST", f"http://localhost{UPDATE}"]
     assert "Authorization: Bearer sandbox" in words
-    assert words[-1] == body
+    assert words[-2:] == ["--data-raw", body]  # --data would send the file of that @name
 
 
 def test_curl_runs_what_was_copied(sandbox):

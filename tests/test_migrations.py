@@ -1,5 +1,6 @@
 """A database made by an earlier version is brought along."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def test_a_contact_from_version_1_is_found_and_updated(client):
     assert len(act({}, path="/v1/actions/search-contacts").json) == 2
     created = act({"phone": "+14155550199"}, path="/v1/actions/create-contact")
     assert created.status_code == 201
+
+
+def test_no_trace_of_a_contact_of_version_1_is_left_when_it_is_deleted(
+    forgetful_sqlite, path, make_app
+):
+    note = json.dumps({"note": "jabberwocky" * 5000})
+    execute(path, "UPDATE contact SET metadata = ? WHERE phone = '+33639980101'", note)
+    app = make_app()
+    app.extensions["store"].open()
+    assert b"jabberwocky" in Path(path).read_bytes()
+    result = app.test_cli_runner().invoke(args=["delete", "+33639980101", "--yes"])
+    assert result.exit_code == 0, result.output
+    assert b"jabberwocky" not in Path(path).read_bytes()
 
 
 def test_the_migrated_database_passes_its_own_checks(path, client):

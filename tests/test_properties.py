@@ -1,11 +1,13 @@
 """Whatever is sent: never a 5xx, never an answer that is not JSON, never a refusal that wrote."""
 
 import json
+import sqlite3
+from contextlib import closing
 from string import ascii_letters
 
 import phonenumbers
 import pytest
-from conftest import PHONE, ROMAIN, TOKEN, UPDATE, assert_refused, caller, contacts_in
+from conftest import PHONE, ROMAIN, TOKEN, UPDATE, assert_refused, caller, contacts_through
 from marshmallow import ValidationError
 
 from app import create_app
@@ -44,13 +46,19 @@ def app(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def send(app):
+def stored(app):
+    """Reads what the database holds of every contact; opening it each time would be slow."""
+    with closing(sqlite3.connect(app.extensions["store"].path)) as db:
+        yield lambda: contacts_through(db)
+
+
+@pytest.fixture(scope="module")
+def send(app, stored):
     """Sends a body, and holds the answer against what every answer must be."""
     call = caller(app.test_client())
-    path = app.extensions["store"].path
 
     def send(body, **request):
-        before = contacts_in(path)
+        before = stored()
         answer = call(body, **request)
         assert answer.content_type == "application/json"
         if answer.status_code == 200:
@@ -59,7 +67,7 @@ def send(app):
         else:
             assert answer.status_code in (400, 404, 413, 415, 422)
             assert_refused(answer, answer.status_code)
-            assert contacts_in(path) == before
+            assert stored() == before
         return answer
 
     send.id = call({"phone": PHONE}).json["id"]
@@ -151,7 +159,7 @@ def test_damaged_json(send):
     check()
 
 
-def test_valid_bodies_are_written_as_they_were_sent(app, send):
+def test_valid_bodies_are_written_as_they_were_sent(stored, send):
     """What a call gives is what the contact then holds; what it does not give is as before."""
     text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
     storable = st.recursive(
@@ -168,7 +176,7 @@ def test_valid_bodies_are_written_as_they_were_sent(app, send):
     @examples(1000)
     @given(st.fixed_dictionaries({}, optional=optional))
     def check(body):
-        [before, other] = contacts_in(app.extensions["store"].path)
+        [before, other] = stored()
         answer = send({"contact_id": send.id, **body})
         if answer.status_code == 422:
             assert set(answer.json["errors"]) <= {"metadata", "tags"}
@@ -181,7 +189,7 @@ def test_valid_bodies_are_written_as_they_were_sent(app, send):
             expected["tags"] = sorted({tag for tag in tags if tag}, key=tags.index)
         if "metadata" in body:
             expected["metadata"] = before["metadata"] | body["metadata"]
-        [after, other_after] = contacts_in(app.extensions["store"].path)
+        [after, other_after] = stored()
         assert after | {"updated_at": 0} == expected
         assert other_after == other
         assert (answer.json["name"], answer.json["tags"]) == (after["name"], after["tags"])
@@ -189,15 +197,15 @@ def test_valid_bodies_are_written_as_they_were_sent(app, send):
     check()
 
 
-def test_the_same_call_twice_changes_nothing_the_second_time(app, send):
+def test_the_same_call_twice_changes_nothing_the_second_time(stored, send):
     @examples(500)
     @given(near_valid(send.id))
     def check(body):
         first = send(body)
-        before = contacts_in(app.extensions["store"].path)
+        before = stored()
         second = send(body)
         assert (second.status_code, second.data) == (first.status_code, first.data)
-        assert contacts_in(app.extensions["store"].path) == before
+        assert stored() == before
 
     check()
 
@@ -226,7 +234,7 @@ def test_normalising_a_phone_twice_equals_once(region):
     national = st.text("0123456789", min_size=6, max_size=14)
     normalised = 0
 
-    @examples(1500)
+    @examples(300)
     @given(numbers | national | phones)
     def check(spelling):
         nonlocal normalised
@@ -243,4 +251,4 @@ def test_normalising_a_phone_twice_equals_once(region):
         check()
     finally:
         default_region.reset(before)
-    assert normalised > 100
+    assert normalised > 20

@@ -7,7 +7,18 @@ from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import PHONE, TOKEN, UPDATE, assert_refused, caller, flask, post, serving
+from conftest import (
+    PHONE,
+    TOKEN,
+    UPDATE,
+    assert_refused,
+    caller,
+    flask,
+    head,
+    post,
+    raw,
+    serving,
+)
 from conftest import environment as environ
 
 LIMIT, REMAINING = "X-RateLimit-Limit", "X-RateLimit-Remaining"
@@ -129,6 +140,26 @@ def test_a_server_answers_a_429_before_the_body_has_been_sent_and_counts_it_once
                 "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n".encode()
             )
             assert sock.recv(65536).startswith(b"HTTP/1.1 429 ")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("PUT", "/sandbox/faults", b'{"status": 500}', b"200"),
+        ("POST", "/sandbox/reset", b'{"contacts": []}', b"204"),
+    ],
+)
+def test_past_the_limit_the_sandboxs_own_calls_work_however_they_arrive(
+    tmp_path, method, path, body, status
+):
+    with serving(tmp_path, "--sandbox", CONTACTS_RATE_LIMIT="1") as server:
+        assert post(server.url, {"phone": PHONE}, "sandbox").status_code == 200
+        assert post(server.url, {"phone": PHONE}, "sandbox").status_code == 429
+        fields = [f"Content-Length: {len(body)}"]
+        with raw(server.url, head("sandbox", *fields, method=method, path=path)) as sock:
+            time.sleep(0.2)  # so that the body comes in a segment of its own
+            sock.sendall(body)
+            assert sock.recv(65536).startswith(b"HTTP/1.1 " + status)
 
 
 def test_a_body_left_unread_is_asked_for_again(make_app):

@@ -76,6 +76,9 @@ def test_answers_a_flat_array_with_the_documented_keys(act, people):
         ("415 555", [0]),
         ("(415) 555-01", [0]),
         ("+1 415", [0]),
+        ("415\u2011555", [0]),
+        ("tel:+1", [0, 3]),
+        ("TEL:(415) 555", [0]),
         ("+1", [0, 3]),
         ("+", [0, 3, 2, 1]),
         ("0123", [0, 2]),
@@ -108,6 +111,13 @@ def test_tags_with_special_characters_are_found(act, found, people, tag):
     assert found(tag=tag) == [PHONE]
 
 
+@pytest.mark.parametrize("tag", ["x", "a", ",", '"x'])
+def test_no_part_of_a_tag_and_nothing_between_two_is_a_tag(act, found, people, tag):
+    act("update-contact", {"phone": PHONE, "tags": 'a"x,b'})
+    assert found(tag=tag) == []
+    assert found(tag='a"x') == [PHONE]
+
+
 @pytest.mark.parametrize(
     ("email", "positions"),
     [
@@ -119,6 +129,13 @@ def test_tags_with_special_characters_are_found(act, found, people, tag):
 )
 def test_email_is_the_whole_address(found, people, email, positions):
     assert found(email=email) == [people[p] for p in positions]
+
+
+def test_a_name_that_is_an_email_address_is_not_the_contacts_email(act, found, people):
+    act("update-contact", {"phone": PHONE, "name": "elodie@example.com"})
+    assert found(email="elodie@example.com") == [people[1]]
+    act("update-contact", {"phone": people[1], "email": ""})
+    assert found(email="elodie@example.com") == []
 
 
 def test_filters_are_combined_with_and_and_an_empty_string_is_no_filter(found, people):
@@ -139,6 +156,26 @@ def test_at_most_50(app, found):
     for phone in phones:
         store.create_contact(1, phone=phone, name="One of many")
     assert found(query="of many") == found(query="m") == phones[:9:-1]
+
+
+@pytest.mark.parametrize("window", [4, 50])
+def test_of_very_many_matches_the_newest_and_the_latest_updated_are_found(
+    app, found, monkeypatch, window
+):
+    """Of ten matches more than three are too many: the walk goes `window` contacts back then."""
+    monkeypatch.setattr(store_module, "_INDEX_AT", 1)
+    monkeypatch.setattr(store_module, "_CANDIDATES", 3)
+    monkeypatch.setattr(store_module, "_WINDOW", window)
+    store = app.extensions["store"]
+    phones = [f"+1415556{n:04}" for n in range(10)]
+    for phone in phones:
+        store.create_contact(
+            1, phone=phone, name="One of many", tags=["even"] * (phone[-1] in "02")
+        )
+    store.update_contact(1, phone=phones[1], metadata={"touched": True})
+    latest = [phones[n] for n in (1, 9, 8, 7, 6, 5, 4, 3, 2, 0)]
+    assert found(query="of many") == latest[:window]
+    assert found(query="of many", tag="even") == [phones[2], phones[0]]
 
 
 def test_a_contact_is_found_by_what_it_is_called_now_and_not_by_what_it_was(act, found, people):

@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from http.client import HTTPException
+from itertools import count
 
 import pytest
 from conftest import (
     PHONE,
+    ROMAIN,
     ROOT,
     SECONDS,
     TOKEN,
@@ -34,6 +37,7 @@ from conftest import (
 )
 
 from sandbox import SAMPLE_CONTACTS
+from server import STOP_SECONDS
 
 MIB = 1024 * 1024
 BODY = json.dumps({"phone": PHONE}).encode()
@@ -186,6 +190,41 @@ def test_a_request_in_progress_is_answered_before_it_stops(server, number):
         assert server.process.wait(SECONDS) == 0
 
 
+def test_a_second_sigterm_does_not_wait_for_a_request_in_progress(server):
+    request = head(TOKEN, f"Content-Length: {len(BODY)}") + BODY
+    with write_lock(server.database), raw(server.url, request):
+        time.sleep(0.5)  # for the request to reach the lock
+        server.process.terminate()
+        time.sleep(0.3)
+        assert server.process.poll() is None
+        assert server.stop() == -signal.SIGTERM
+
+
+def test_under_a_steady_load_it_stops_in_time_and_answers_each_call_that_it_carries_out(server):
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
+    answered = []
+
+    def write(writer):
+        """Over one connection, until it is closed and no other is to be had."""
+        with suppress(OSError, HTTPException), connection(server.url) as http:
+            for n in count():
+                body = json.dumps({"phone": PHONE, "metadata": {f"{writer}-{n}": 1}})
+                http.request("POST", UPDATE, body, headers)
+                assert answer_of(http.getresponse()).status_code == 200
+                answered.append(f"{writer}-{n}")
+
+    with ThreadPoolExecutor(16) as threads:
+        writers = [threads.submit(write, n) for n in range(16)]
+        while len(answered) < 100:
+            time.sleep(0.01)
+        server.process.terminate()
+        assert server.process.wait(STOP_SECONDS / 2) == 0
+    for writer in writers:
+        writer.result()
+    [contact] = contacts_in(server.database)
+    assert contact["metadata"].keys() - ROMAIN["metadata"].keys() == set(answered)
+
+
 def test_a_body_on_its_way_is_waited_for_and_an_idle_connection_is_not(server):
     request = head(TOKEN, f"Content-Length: {len(BODY)}") + BODY
     with raw(server.url) as idle, raw(server.url, request[:-5]) as slow:
@@ -328,6 +367,8 @@ GARBAGE = {
     "folded": head("sandbox", "X-A: b", " folded"),
     "header_of_64_kib": head("sandbox", "X-A: " + "a" * 65536),
     "bare_newline": head("sandbox", "X-A: a\nb"),
+    "length_of_5000_digits": head("sandbox", "Content-Length: " + "9" * 5000),
+    "open_bracket": b"GET http://[ HTTP/1.1\r\n\r\n",
 }
 
 
@@ -395,6 +436,7 @@ def test_the_log_never_holds_a_token_a_body_or_a_phone_number(server):
             read_answer(sock)
     log = server.log()
     assert log.count("\n") >= 24
+    assert "Traceback" not in log
     for leak in (secret, secret[::-1], "Zaphod", "private", "555", "metadata"):
         assert leak not in log
 

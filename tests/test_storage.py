@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -20,6 +21,7 @@ from conftest import (
     execute,
     flask,
     post,
+    write_lock,
 )
 
 from store import DEFAULT_WORKSPACE, Store
@@ -201,6 +203,14 @@ def test_a_path_may_hold_any_character(tmp_path, name):
     assert contacts_in(tmp_path / name)[0]["phone"] == PHONE
 
 
+def test_a_database_that_is_called_memory_is_a_file_like_any_other(make_app, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call = caller(make_app(CONTACTS_DATABASE=":memory:").test_client())
+    assert call({"phone": PHONE, "name": "Kept"}).status_code == 200
+    assert call({"phone": PHONE}).json["name"] == "Kept"
+    assert contacts_in(tmp_path / ":memory:")[0]["name"] == "Kept"
+
+
 # Many hands
 
 WRITER = f"""
@@ -265,6 +275,24 @@ def test_several_threads_hammering_one_contact_lose_no_key(tmp_path):
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(write, range(8)))
     assert contacts_in(tmp_path / "contacts.db")[0]["metadata"] == keys(*range(8), calls=50)
+
+
+def test_threads_write_in_the_order_in_which_they_came(tmp_path):
+    path = tmp_path / "contacts.db"
+    with opened(path) as store, ThreadPoolExecutor(10) as threads:
+        workspace = store.open_workspace(DEFAULT_WORKSPACE, [{"phone": PHONE}])
+
+        def write(n):
+            store.update_contact(workspace, phone=PHONE, metadata={str(n): n})
+
+        with write_lock(path):
+            writes = []
+            for n in range(10):
+                writes.append(threads.submit(write, n))
+                time.sleep(0.05)  # for it to join the queue
+        for each in writes:
+            each.result(SECONDS)
+    assert list(contacts_in(path)[0]["metadata"].values()) == list(range(10))
 
 
 def test_several_processes_hammering_one_contact_lose_no_key(tmp_path):
