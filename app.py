@@ -186,6 +186,7 @@ def bearer(find_token: Callable[[str], Token | None], authorization: str | None)
 
 def identify():
     """Finds out who calls, in `g.token`. Raises Unauthorized."""
+    g.token = None  # for what follows when the database does not answer
     g.token = bearer(current_app.extensions["find_token"], request.headers.get("Authorization"))
     if g.token is None:
         raise Unauthorized

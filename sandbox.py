@@ -215,7 +215,7 @@ class Workspaces:
 
     def current(self) -> Workspace:
         """The workspace of the caller; the base token's when the caller is nobody's."""
-        if not g.get("token"):
+        if "token" not in g:
             with suppress(StoreUnavailable, UnusableDatabase, Unauthorized):
                 identify()
         return self._by_name.get(g.token.name, self.base) if g.get("token") else self.base
