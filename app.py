@@ -425,7 +425,8 @@ def log_request(response: Response) -> Response:
 def client_address() -> str:
     """Who holds the connection or, if that is the trusted proxy, whom the proxy names."""
     peer = request.remote_addr or "-"
-    if peer != str(current_app.config["CONTACTS_TRUSTED_PROXY"]):
+    proxy = current_app.config["CONTACTS_TRUSTED_PROXY"]
+    if proxy is None or peer != str(proxy):
         return peer
     forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
     return forwarded if re.fullmatch(r"[0-9A-Fa-f.:]{2,45}", forwarded) else peer
@@ -433,6 +434,8 @@ def client_address() -> str:
 
 def loggable_path() -> str:
     """The path without the parts that no call's path has: one may be a secret or a phone number."""
+    if request.url_rule and not request.view_args:
+        return request.path
     words = current_app.extensions["path_words"]
     return "/".join(part if part in words else "…" for part in request.path[:500].split("/"))
 

@@ -16,8 +16,7 @@ class Example(NamedTuple):
 
 
 def prose() -> str:
-    files = [ROOT / "README.md", *sorted(ROOT.glob("docs-*.md"))]
-    return "\n".join(file.read_text() for file in files)
+    return (ROOT / "README.md").read_text()
 
 
 def examples() -> list[Example]:
