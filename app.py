@@ -89,7 +89,8 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     )
     if not app.config["CONTACTS_DATABASE"]:
         instance = Path(app.instance_path)
-        instance.mkdir(mode=0o700, exist_ok=True)
+        with suppress(OSError):  # the store says it, if that keeps it from its file
+            instance.mkdir(mode=0o700, exist_ok=True)
         app.config["CONTACTS_DATABASE"] = instance / ("sandbox.db" if sandbox else "contacts.db")
     app.extensions["store"] = Store(
         app.config["CONTACTS_DATABASE"],
