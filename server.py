@@ -7,7 +7,6 @@ forgotten, before it has sent anything. Errors of HTTP itself are answered as JS
 
 import json
 import logging
-import resource
 import signal
 import socket
 import threading
@@ -21,6 +20,11 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.task import ErrorTask
 from waitress.utilities import BadRequest, RequestEntityTooLarge
+
+try:
+    import resource
+except ImportError:  # as on Windows, which knows no such limit
+    resource = None
 
 CONNECTION_LIMIT = 1000
 IDLE_SECONDS = 30
@@ -222,6 +226,8 @@ class Server:
 
 def _allow_open_files(count: int):
     """Many systems allow 1024, too few for CONNECTION_LIMIT and the database, unless asked."""
+    if resource is None:
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < count:
         with suppress(ValueError):  # the administrator allows no more
