@@ -19,9 +19,6 @@ import click
 import phonenumbers
 from flask import Blueprint, Flask, Response, current_app, g, request
 from flask.json.provider import DefaultJSONProvider
-from limits import RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import MovingWindowRateLimiter
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from werkzeug.exceptions import (
     ClientDisconnected,
@@ -221,8 +218,12 @@ class RateLimit:
     """So many requests in any 60 seconds for each token; without a number, any number of them."""
 
     def __init__(self, per_minute: int | None):
-        self._limit = per_minute and RateLimitItemPerMinute(per_minute)
-        self._window = MovingWindowRateLimiter(MemoryStorage()) if per_minute else None
+        self._limit = None
+        if per_minute:
+            from limits import RateLimitItemPerMinute, storage, strategies  # 50 ms of the start
+
+            self._limit = RateLimitItemPerMinute(per_minute)
+            self._window = strategies.MovingWindowRateLimiter(storage.MemoryStorage())
 
     def count(self, token: Token):
         """Raises TooManyRequests, with the seconds after which a request is answered again."""
