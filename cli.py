@@ -16,7 +16,7 @@ from marshmallow import ValidationError
 
 import schemas
 import transfer
-from app import ANSWER_HEADERS, create_app, refuses_by_header
+from app import ANSWER_HEADERS, create_app, refuses_by_header, store
 from server import Server
 from store import (
     DEFAULT_WORKSPACE,
@@ -130,7 +130,7 @@ def create(name: str, workspace: str):
     """Make a token and show it, this once."""
     with one_line_errors():
         try:
-            click.echo(_store().create_token(name, workspace))
+            click.echo(store().create_token(name, workspace))
         except NameTaken as error:
             raise click.ClickException(
                 f"There is a token named {name}: revoke it first, or choose another name."
@@ -185,7 +185,7 @@ def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
         if dry_run:
             rows, keep = contacts, lambda row: None
         else:
-            rows = imported(contacts, _store().open_workspace(workspace))
+            rows = imported(contacts, store().open_workspace(workspace))
             keep = stack.enter_context(transfer.refused_rows(file, contacts))
         bar = stack.enter_context(progress_bar(file.stat().st_size))
         try:
@@ -213,7 +213,7 @@ def imported(contacts: Iterable[transfer.Row], workspace_id: int) -> Iterator[tr
     """The rows, each once it is in the database or refused."""
     for batch in batches(contacts):
         sound = [row for row in batch if not row.refusal]
-        errors = _store().import_contacts(workspace_id, [row.contact for row in sound])
+        errors = store().import_contacts(workspace_id, [row.contact for row in sound])
         refusals = {sound[i].line: f"{error.field}: {error}" for i, error in errors.items()}
         for row in batch:
             yield row._replace(refusal=refusals[row.line]) if row.line in refusals else row
@@ -248,7 +248,7 @@ def printable(text: str) -> str:
 def export(file: Path | None, workspace: str):
     """Write every contact to FILE, a .csv or .jsonl, or as JSON Lines to standard output."""
     with one_line_errors():
-        contacts = _store().export_contacts(existing_workspace(workspace))
+        contacts = store().export_contacts(existing_workspace(workspace))
         if file is None:
             sys.stdout.reconfigure(encoding="utf-8")
             transfer.write_json_lines(sys.stdout, contacts)
@@ -272,12 +272,12 @@ def delete(phone_or_id: str, workspace: str, yes: bool):
     with one_line_errors():
         try:
             workspace_id = existing_workspace(workspace)
-            contact = _store().get_contact(workspace_id, **reference(phone_or_id))
+            contact = store().get_contact(workspace_id, **reference(phone_or_id))
             if not yes:
                 known = [contact["name"], contact["phone"], contact["email"], contact["id"]]
                 whom = printable(", ".join(filter(None, known)))
                 click.confirm(f"Delete {whom} for good?", abort=True)
-            _store().delete_contact(workspace_id, contact["id"])
+            store().delete_contact(workspace_id, contact["id"])
         except ContactNotFound as error:
             erase_deleted()  # what an earlier run that was interrupted has left
             raise click.ClickException(
@@ -289,7 +289,7 @@ def delete(phone_or_id: str, workspace: str, yes: bool):
 
 def erase_deleted():
     try:
-        if _store().erase_deleted():
+        if store().erase_deleted():
             return
     except StoreUnavailable:
         pass
@@ -316,13 +316,13 @@ def reference(phone_or_id: str) -> dict[str, str]:
 def backup(file: Path):
     """Copy the database to FILE, whole and verified, while the service runs."""
     with one_line_errors():
-        store = existing_store()
-        if file.exists() and not store.is_copy(file):
+        original = existing_store()
+        if file.exists() and not original.is_copy(file):
             raise click.ClickException(
                 f"{file} is in use, or is no backup of this service: choose another name."
             )
         with transfer.replacing(file) as new:
-            store.back_up(new)
+            original.back_up(new)
     click.echo(f"Backed up to {file}.")
 
 
@@ -334,9 +334,9 @@ def init_app(app: Flask):
 
 def existing_store() -> Store:
     """The store, unless its file is missing: only what writes contacts makes one."""
-    if not _store().path.exists():
-        raise click.ClickException(f"{_store().path}: there is no database.")
-    return _store()
+    if not store().path.exists():
+        raise click.ClickException(f"{store().path}: there is no database.")
+    return store()
 
 
 def existing_workspace(name: str) -> int:
@@ -344,7 +344,3 @@ def existing_workspace(name: str) -> int:
     if workspace_id is None:
         raise click.ClickException(f"There is no workspace named {name}.")
     return workspace_id
-
-
-def _store() -> Store:
-    return current_app.extensions["store"]

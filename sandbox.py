@@ -91,7 +91,6 @@ BODY_KEPT = 64 * 1024
 REASON_KEPT = 1000
 BODIES_KEPT = 4 * 1024 * 1024
 LONGEST_DELAY_MS = 60_000
-API_BLUEPRINTS = {"api", "v1"}
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -312,7 +311,7 @@ def keep_in_journal(response: Response) -> Response:
 
     A path that nobody answers is kept too: it is a mistyped one of the API.
     """
-    if request.blueprint in API_BLUEPRINTS or request.url_rule is None:
+    if request.url_rule is None or request.blueprint not in (None, control.name, inspector.name):
         if "fault" in g or request.url_rule is None:
             with suppress(HTTPException):
                 request.get_data()  # nobody else reads it
