@@ -7,12 +7,22 @@ from pathlib import Path
 import pytest
 from conftest import PHONE, caller, execute
 
-VERSION_1 = Path(__file__).parent / "data" / "contacts-version-1.db"
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(params=[1, 2])
+def version(request):
+    return request.param
 
 
 @pytest.fixture
-def path(tmp_path):
-    return shutil.copy(VERSION_1, tmp_path / "contacts.db")
+def token(version):
+    return f"made-by-version-{version}"
+
+
+@pytest.fixture
+def path(version, tmp_path):
+    return shutil.copy(DATA / f"contacts-version-{version}.db", tmp_path / "contacts.db")
 
 
 @pytest.fixture
@@ -20,10 +30,12 @@ def client(path, make_app):
     return make_app().test_client()
 
 
-def test_a_database_of_version_1_keeps_its_contacts_tokens_and_workspaces(path, client):
+def test_a_database_of_an_earlier_version_keeps_its_contacts_tokens_and_workspaces(
+    path, client, token
+):
     before = execute(path, "SELECT id, phone, name, email, tags, metadata FROM contact ORDER BY id")
     created = dict(execute(path, "SELECT id, created_at FROM contact"))
-    act = caller(client, "made-by-version-1")
+    act = caller(client, token)
     answer = act({"phone": PHONE}, path="/v1/actions/get-contact")
     assert answer.status_code == 200
     assert (answer.json["name"], answer.json["source"]) == ("Romain", "api")
@@ -36,8 +48,8 @@ def test_a_database_of_version_1_keeps_its_contacts_tokens_and_workspaces(path, 
     assert len(before) == 3
 
 
-def test_a_contact_from_version_1_is_found_and_updated(client):
-    act = caller(client, "made-by-version-1")
+def test_a_contact_from_an_earlier_version_is_found_and_updated(client, token):
+    act = caller(client, token)
     for query in ("ÉLODIE", "él"):
         [found] = act({"query": query}, path="/v1/actions/search-contacts").json
         assert found["phone"] == "+33639980101"
@@ -47,7 +59,7 @@ def test_a_contact_from_version_1_is_found_and_updated(client):
     assert created.status_code == 201
 
 
-def test_no_trace_of_a_contact_of_version_1_is_left_when_it_is_deleted(
+def test_no_trace_of_a_contact_of_an_earlier_version_is_left_when_it_is_deleted(
     forgetful_sqlite, path, make_app
 ):
     note = json.dumps({"note": "jabberwocky" * 5000})
@@ -60,7 +72,7 @@ def test_no_trace_of_a_contact_of_version_1_is_left_when_it_is_deleted(
     assert b"jabberwocky" not in Path(path).read_bytes()
 
 
-def test_the_migrated_database_passes_its_own_checks(path, client):
-    caller(client, "made-by-version-1")({"phone": PHONE})
+def test_the_migrated_database_passes_its_own_checks(path, client, token):
+    caller(client, token)({"phone": PHONE})
     assert execute(path, "PRAGMA integrity_check") == [("ok",)]
     assert execute(path, "PRAGMA foreign_key_check") == []

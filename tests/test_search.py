@@ -191,6 +191,37 @@ def test_a_filter_that_is_no_string_or_no_filter_is_a_422(act, body):
     assert list(answer.json["errors"]) == list(body)
 
 
+@pytest.mark.parametrize("index_at", [1, 4, 10**9])
+def test_after_any_updates_the_most_recent_come_first(app, monkeypatch, index_at):
+    """Model-based, with more contacts than a search may find and fewer than wait for the index."""
+    hypothesis = pytest.importorskip("hypothesis", reason="a property test needs hypothesis")
+    st = hypothesis.strategies
+    monkeypatch.setattr(store_module, "_INDEX_AT", index_at)
+    monkeypatch.setattr(store_module, "SEARCH_LIMIT", 3)
+    store = app.extensions["store"]
+    phones = [f"+1415556{n:04}" for n in range(8)]
+    fresh = iter(range(10**9))
+
+    @hypothesis.settings(max_examples=100, deadline=None, derandomize=True, database=None)
+    @hypothesis.given(st.lists(st.tuples(st.sampled_from(phones), st.sampled_from("nm"))))
+    def check(updates):
+        workspace = store.open_workspace(f"{index_at}-{next(fresh)}")
+        for phone in phones:
+            store.create_contact(workspace, phone=phone, name=f"Contact {phone}")
+        recent = phones.copy()  # the last is the most recently updated
+        for phone, field in updates:
+            value = str(next(fresh))
+            changes = {"name": f"Contact {value}"} if field == "n" else {"metadata": {"n": value}}
+            store.update_contact(workspace, phone=phone, **changes)
+            recent.remove(phone)
+            recent.append(phone)
+            for query in ("", "c", "contact"):
+                found = [c["phone"] for c in store.search_contacts(workspace, query=query)]
+                assert found == recent[:-4:-1]
+
+    check()
+
+
 def test_trigrams_and_a_walk_agree_on_any_text(app, monkeypatch):
     """Model-based: a search finds what `in` finds, whether or not the index is up to date."""
     hypothesis = pytest.importorskip("hypothesis", reason="a property test needs hypothesis")
