@@ -81,9 +81,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     app.json = CompactJSON(app)
     app.url_map.merge_slashes = False
     app.config.update(read_settings(settings))
-    app.config.update(
-        MAX_CONTENT_LENGTH=BODY_LIMIT, PROVIDE_AUTOMATIC_OPTIONS=False, ACCESS_LOG=None
-    )
+    app.config.update(PROVIDE_AUTOMATIC_OPTIONS=False, ACCESS_LOG=None)
     if not app.config["CONTACTS_DATABASE"]:
         instance = Path(app.instance_path)
         with suppress(OSError):  # the store says it, if that keeps it from its file
@@ -102,7 +100,6 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     for prefix, name in API_PREFIXES.items():
         app.register_blueprint(api, url_prefix=prefix, name=name)
     app.add_url_rule("/healthz", view_func=healthz)
-    app.before_request(start_clock)
     if sandbox:
         import sandbox as room  # which nobody else loads
 
@@ -110,8 +107,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     app.extensions["path_words"] = {
         part for rule in app.url_map.iter_rules() for part in rule.rule.split("/")
     }
-    app.after_request(add_headers)
-    app.after_request(log_request)
+    app.wsgi_app = answered(app)
     if app.config["CONTACTS_RATE_LIMIT"]:
         app.after_request(show_rate_limit)
     for error, handler in ERROR_HANDLERS.items():
@@ -178,26 +174,32 @@ def token_finder(app: Flask) -> Callable[[str], Token | None]:
 
 def bearer(find_token: Callable[[str], Token | None], authorization: str | None) -> Token | None:
     """Whose token an Authorization header carries; None for a header that is missing or wrong."""
-    match = re.fullmatch(r"bearer ([\x21-\x7e]+)", authorization or "", re.IGNORECASE)
+    match = _BEARER.fullmatch(authorization or "")
     return find_token(match[1]) if match else None
 
 
-def identify():
-    """Finds out who calls, in `g.token`. Raises Unauthorized."""
+_BEARER = re.compile(r"bearer ([\x21-\x7e]+)", re.IGNORECASE)
+
+
+def identify() -> Token:
+    """Finds out who calls, and puts it into `g.token` too. Raises Unauthorized."""
     g.token = None  # for what follows when the database does not answer
-    g.token = bearer(current_app.extensions["find_token"], request.headers.get("Authorization"))
-    if g.token is None:
+    authorization = request.environ.get("HTTP_AUTHORIZATION")
+    g.token = token = bearer(current_app.extensions["find_token"], authorization)
+    if token is None:
         raise Unauthorized
+    return token
 
 
 @api.before_request
 def admit():
     """Decides before a byte of the body is read (ours)."""
-    if getattr(current_app.view_functions[request.endpoint], "public", False):
+    app = current_app._get_current_object()
+    if getattr(app.view_functions[request.endpoint], "public", False):
         return
-    identify()
-    current_app.extensions["rate_limit"].count(g.token)
-    current_app.extensions["rehearse"]()
+    token = identify()
+    app.extensions["rate_limit"].count(token)
+    app.extensions["rehearse"]()
 
 
 def refuses_by_header(app: Flask, path: str, headers: Mapping[str, str]) -> bool:
@@ -270,15 +272,19 @@ def public(view):
 class CompactJSON(DefaultJSONProvider):
     """JSON as UTF-8 text in the order that the schemas give it."""
 
-    _encode = staticmethod(json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode)
+    _encode = staticmethod(
+        json.JSONEncoder(
+            ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat
+        ).encode
+    )
 
-    def response(self, *args: Any, **kwargs: Any) -> Response:
+    def response(self, value: Any, status: int = 200) -> Response:
         """A refused field's name may hold lone surrogates: those are escaped."""
-        body = self._encode(self._prepare_response_obj(args, kwargs))
-        return Response(body.encode(errors="backslashreplace") + b"\n", mimetype="application/json")
+        body = self._encode(value).encode(errors="backslashreplace") + b"\n"
+        return Response(body, status, content_type="application/json")
 
 
-def takes(schema: Schema):
+def takes(schema: schemas.Body):
     """The view gets what the schema reads from the request's JSON body, as keyword arguments."""
 
     def decorate(view):
@@ -292,10 +298,10 @@ def takes(schema: Schema):
     return decorate
 
 
-def read(schema: Schema) -> dict[str, Any]:
+def read(schema: schemas.Body) -> dict[str, Any]:
     """What the schema reads from the request's JSON body."""
     schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
-    return schema.load(read_json())
+    return schema.read(read_json())
 
 
 def gives(schema: Schema, status: int = 200):
@@ -304,7 +310,7 @@ def gives(schema: Schema, status: int = 200):
     def decorate(view):
         @wraps(view)
         def wrapper(**kwargs):
-            return schema.dump(view(**kwargs)), status
+            return current_app.json.response(schema.dump(view(**kwargs)), status)
 
         wrapper.gives = schema, status
         return wrapper
@@ -312,20 +318,18 @@ def gives(schema: Schema, status: int = 200):
     return decorate
 
 
-def add_headers(response: Response) -> Response:
-    response.headers.update(ANSWER_HEADERS)
-    return response
-
-
 def read_json() -> dict[str, Any]:
     """The JSON object in the request's body; raises what answers 413, 415, 503, 400 and 422."""
-    length = request.content_length or 0
-    if length > BODY_LIMIT:
+    call = request._get_current_object()
+    length = call.content_length
+    if length is None:
+        call.max_content_length = BODY_LIMIT
+    elif length > BODY_LIMIT:
         raise RequestEntityTooLarge
-    if not request.is_json:
+    if call.content_type != "application/json" and not call.is_json:
         raise UnsupportedMediaType
-    body = request.get_data()
-    if len(body) < length:
+    body = call.get_data()
+    if len(body) < (length or 0):
         raise ClientDisconnected
     document = schemas.parse_json(body)
     if not isinstance(document, dict):
@@ -357,12 +361,19 @@ def invalid(errors: Mapping[str, list[str]]) -> Response:
 
 
 def server_error(error: Exception) -> Response:
-    error_log.error("%s %s failed", request.method, loggable_path(), exc_info=error)
+    error_log.error(
+        "%s %s failed", request.method, loggable_path(current_app, request.environ), exc_info=error
+    )
     return refusal(500, "Server error")
 
 
 def unavailable(text: str, error: Exception) -> Response:
-    error_log.error("%s %s: %s", request.method, loggable_path(), error.__cause__ or error)
+    error_log.error(
+        "%s %s: %s",
+        request.method,
+        loggable_path(current_app, request.environ),
+        error.__cause__ or error,
+    )
     return refusal(503, text, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
@@ -399,47 +410,60 @@ ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
 }
 
 
-# The log
+# Around every request
 
 
-def start_clock():
-    g.started = time.perf_counter()
+def answered(app: Flask) -> Callable:
+    """The WSGI application with what each answer gets: its headers, and its line in the log."""
+    inner = app.wsgi_app
+    headers_of_all = list(ANSWER_HEADERS.items())
+
+    def wsgi_app(environ, start_response):
+        started = time.perf_counter()
+
+        def start(status, headers):
+            if app.config["ACCESS_LOG"] and "unlogged" not in g:
+                log_answer(app, environ, status, time.perf_counter() - started)
+            return start_response(status, headers + headers_of_all)
+
+        return inner(environ, start)
+
+    return wsgi_app
 
 
-def log_request(response: Response) -> Response:
+def log_answer(app: Flask, environ: Mapping[str, Any], status: str, seconds: float):
     """One line: time, method, path, status, milliseconds, the token's name, the client."""
-    log = current_app.config["ACCESS_LOG"]
-    if log is None or "unlogged" in g:
-        return response
+    method = environ["REQUEST_METHOD"]
     token = g.get("token")
-    method = request.method if re.fullmatch(r"[A-Z]{1,16}", request.method) else "…"
-    milliseconds = (time.perf_counter() - g.started) * 1000
     line = (
-        f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {method} {loggable_path()}"
-        f" {response.status_code} {milliseconds:.1f}ms {token.name if token else '-'}"
-        f" {client_address()}\n"
+        f"{datetime.now(UTC).isoformat(timespec='milliseconds')}"
+        f" {method if _METHOD.fullmatch(method) else '…'} {loggable_path(app, environ)}"
+        f" {status[:3]} {seconds * 1000:.1f}ms {token.name if token else '-'}"
+        f" {client_address(app, environ)}\n"
     )
     with suppress(OSError):  # a full disk must not take the answer with it
-        log.write(line)
-    return response
+        app.config["ACCESS_LOG"].write(line)
 
 
-def client_address() -> str:
+def client_address(app: Flask, environ: Mapping[str, Any]) -> str:
     """Who holds the connection or, if that is the trusted proxy, whom the proxy names."""
-    peer = request.remote_addr or "-"
-    proxy = current_app.config["CONTACTS_TRUSTED_PROXY"]
+    peer = environ.get("REMOTE_ADDR", "-")
+    proxy = app.config["CONTACTS_TRUSTED_PROXY"]
     if proxy is None or peer != str(proxy):
         return peer
-    forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    return forwarded if re.fullmatch(r"[0-9A-Fa-f.:]{2,45}", forwarded) else peer
+    forwarded = environ.get("HTTP_X_FORWARDED_FOR", "").rpartition(",")[2].strip()
+    return forwarded if _ADDRESS.fullmatch(forwarded) else peer
 
 
-def loggable_path() -> str:
+def loggable_path(app: Flask, environ: Mapping[str, Any]) -> str:
     """The path without the parts that no call's path has: one may be a secret or a phone number."""
-    if request.url_rule and not request.view_args:
-        return request.path
-    words = current_app.extensions["path_words"]
-    return "/".join(part if part in words else "…" for part in request.path[:500].split("/"))
+    words = app.extensions["path_words"]
+    parts = environ["PATH_INFO"][:500].split("/")
+    return "/".join([part if part in words else "…" for part in parts])
+
+
+_METHOD = re.compile(r"[A-Z]{1,16}")
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 
 
 # The calls

@@ -20,15 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flask import Blueprint, Flask, Request, Response, current_app, g, render_template, request
-from marshmallow import (
-    EXCLUDE,
-    Schema,
-    ValidationError,
-    fields,
-    validate,
-    validates,
-    validates_schema,
-)
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from marshmallow.exceptions import SCHEMA
 from werkzeug.exceptions import (
     BadGateway,
@@ -118,6 +110,7 @@ def init_app(app: Flask):
     app.extensions["find_token"] = app.extensions["workspaces"].find_token
     app.extensions["peek_token"] = app.extensions["workspaces"].peek_token
     app.extensions["rehearse"] = rehearse
+    app.before_request(start_clock)
     app.before_request(refuse_other_sites)
     app.after_request(keep_in_journal)
     app.register_blueprint(control)
@@ -248,7 +241,7 @@ def identify():
     current_app.extensions["identify"]()
 
 
-def read(schema: Schema) -> dict[str, Any]:
+def read(schema: schemas.Body) -> dict[str, Any]:
     """What the schema reads from the body, by the API's own rules for bodies."""
     return current_app.extensions["read"](schema)
 
@@ -304,6 +297,10 @@ class Journal:
                 if ends_with(entry["path"], path) and status in (None, entry["status"])
             ]
         return entries[:limit]
+
+
+def start_clock():
+    g.started = time.perf_counter()
 
 
 def keep_in_journal(response: Response) -> Response:
@@ -404,6 +401,12 @@ FAULTS: dict[int, Callable[[], Exception]] = {
 }
 
 
+def is_a_call(path: str):
+    rules = current_app.url_map.iter_rules()
+    if not any(r.endpoint.startswith("api.") and ends_with(r.rule, path) for r in rules):
+        raise ValidationError("Must be a call, for example /actions/update-contact.")
+
+
 class Fault(schemas.Body):
     """The body of PUT /sandbox/faults."""
 
@@ -411,17 +414,10 @@ class Fault(schemas.Body):
     times = fields.Integer(strict=True, validate=validate.Range(1, 1_000_000))
     delay_ms = fields.Integer(strict=True, validate=validate.Range(0, LONGEST_DELAY_MS))
     probability = fields.Float(load_default=1.0, validate=validate.Range(0, 1, min_inclusive=False))
-    path = fields.String()
+    path = fields.String(validate=is_a_call)
 
-    @validates("path")
-    def _is_a_call(self, value, **kwargs):
-        rules = current_app.url_map.iter_rules()
-        if not any(r.endpoint.startswith("api.") and ends_with(r.rule, value) for r in rules):
-            raise ValidationError("Must be a call, for example /actions/update-contact.")
-
-    @validates_schema
-    def _does_something(self, data, **kwargs):
-        if not data.keys() & {"status", "delay_ms"}:
+    def check(self, values):
+        if not values.keys() & {"status", "delay_ms"}:
             text = "Pass status or delay_ms: at least one of them is required."
             raise ValidationError({"status": [text], "delay_ms": [text]})
 

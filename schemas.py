@@ -7,13 +7,14 @@ import json
 import math
 import re
 import unicodedata
+from codecs import BOM_UTF8
 from contextvars import ContextVar
 from datetime import UTC
 from functools import lru_cache
 from typing import Any
 
 import phonenumbers
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, missing, validate, validates_schema
 
 NESTING_LIMIT = 512
 SOURCES = ["api", "csv_import", "manual"]
@@ -35,7 +36,8 @@ class BadJSON(Exception):
 def parse_json(text: bytes) -> Any:
     """JSON as RFC 8259 has it: UTF-8, no NaN and no Infinity. Raises BadJSON."""
     try:
-        document = _json.decode(text.decode("utf-8-sig"))
+        string = text.removeprefix(BOM_UTF8).decode()
+        document = _json.decode(string)
     except UnicodeDecodeError as error:
         raise BadJSON(f"is not UTF-8: see byte {error.start}") from error
     except json.JSONDecodeError as error:
@@ -44,6 +46,8 @@ def parse_json(text: bytes) -> Any:
         raise BadJSON(_TOO_DEEP) from error
     except ValueError as error:
         raise BadJSON(_TOO_LARGE) from error  # an integer beyond Python's limit of digits
+    if string.count("[") + string.count("{") <= NESTING_LIMIT:
+        return document
     level = [document]
     for _ in range(NESTING_LIMIT + 1):
         level = [child for value in level for child in _children(value)]
@@ -277,6 +281,32 @@ class Body(Schema):
 
     error_messages = {"unknown": "Unknown field: check its spelling."}
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._not_left_out = {
+            name
+            for name, field in self.load_fields.items()
+            if field.required or field.load_default is not missing
+        }
+
+    def read(self, document: dict[str, Any]) -> dict[str, Any]:
+        """What load() does, in half the time for a sound document: it looks at no absent field."""
+        try:
+            values = {
+                name: self.load_fields[name].deserialize(value) for name, value in document.items()
+            }
+            self.check(values)
+        except (KeyError, ValidationError):
+            return self.load(document)  # tells of all that is wrong
+        return values if values.keys() >= self._not_left_out else self.load(document)
+
+    def check(self, values: dict[str, Any]):
+        """Raises ValidationError where fields that are each sound don't go together."""
+
+    @validates_schema
+    def _check(self, data, **kwargs):
+        self.check(data)
+
 
 class ContactReference(Body):
     """Which contact: by id, by phone, or by both, which must then agree."""
@@ -286,9 +316,8 @@ class ContactReference(Body):
     contact_id = ContactId()
     phone = PhoneNumber()
 
-    @validates_schema
-    def _one_is_given(self, data, **kwargs):
-        if not data.keys() & set(self.at_least_one_of):
+    def check(self, values):
+        if values.keys().isdisjoint(self.at_least_one_of):
             text = "Pass contact_id or phone: at least one of them is required."
             raise ValidationError({field: [text] for field in self.at_least_one_of})
 
@@ -338,9 +367,8 @@ class GetContact(Body):
     phone = PhoneNumber()
     email = EmailAddress()
 
-    @validates_schema
-    def _one_is_given(self, data, **kwargs):
-        if len(data) != 1:
+    def check(self, values):
+        if len(values) != 1:
             text = "Pass exactly one of contact_id, phone and email."
             raise ValidationError({field: [text] for field in self.exactly_one_of})
 
@@ -359,7 +387,21 @@ class TagContact(ContactReference):
     tag = Tag(required=True)
 
 
-class UpdatedContact(Schema):
+class Answer(Schema):
+    """An answer's keys in their order. The store's values are what JSON can say, times included."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self._defaults = {name: field.dump_default for name, field in self.dump_fields.items()}
+
+    def dump(self, obj: Any, *, many: bool | None = None) -> Any:
+        """Picks the values: to serialize again what is ready would cost more than all the rest."""
+        if self.many if many is None else many:
+            return [self.dump(each, many=False) for each in obj]
+        return {name: obj.get(name, default) for name, default in self._defaults.items()}
+
+
+class UpdatedContact(Answer):
     """The documented answer of update-contact, keys in the documented order."""
 
     id = fields.UUID()
@@ -370,7 +412,7 @@ class UpdatedContact(Schema):
     updated_at = fields.AwareDateTime(format="iso")
 
 
-class FoundContact(Schema):
+class FoundContact(Answer):
     """An entry in the answer of search-contacts."""
 
     id = fields.UUID()
@@ -399,7 +441,7 @@ class Contact(FoundContact):
         )
 
 
-class TagAdded(Schema):
+class TagAdded(Answer):
     """The answer of add-tag."""
 
     id = fields.UUID()
@@ -408,7 +450,7 @@ class TagAdded(Schema):
     tags = fields.List(fields.String())
 
 
-class TagRemoved(Schema):
+class TagRemoved(Answer):
     """The answer of remove-tag."""
 
     id = fields.UUID()
@@ -417,14 +459,14 @@ class TagRemoved(Schema):
     tags = fields.List(fields.String())
 
 
-class Tenant(Schema):
+class Tenant(Answer):
     """A workspace, under the vendor's name for it."""
 
     id = fields.UUID()
     name = fields.String()
 
 
-class Me(Schema):
+class Me(Answer):
     """The answer of me: whose token it is."""
 
     id = fields.Integer()
