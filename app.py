@@ -39,6 +39,7 @@ from store import (
     SANDBOX_FILE,
     ContactNotFound,
     MetadataTooLarge,
+    NotOnDisk,
     Store,
     StoreUnavailable,
     Token,
@@ -402,6 +403,10 @@ ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     ),
     MetadataTooLarge: lambda error: invalid({error.field: [str(error)]}),
     StoreUnavailable: lambda error: unavailable(str(error), error),
+    NotOnDisk: lambda error: unavailable(
+        "The disk has failed. Whether this was written is not known: look before trying again.",
+        error,
+    ),
     UnusableDatabase: lambda error: unavailable(
         "The database can't be used. Nothing was written; try again later.", error
     ),

@@ -22,6 +22,7 @@ from store import (
     DEFAULT_WORKSPACE,
     ContactNotFound,
     NameTaken,
+    NotOnDisk,
     Store,
     StoreUnavailable,
     UnusableDatabase,
@@ -54,7 +55,7 @@ def one_line_errors():
     """What an operator can mend is said in one line, with exit status 1."""
     try:
         yield
-    except (UnusableDatabase, StoreUnavailable) as error:
+    except (NotOnDisk, StoreUnavailable, UnusableDatabase) as error:
         raise click.ClickException(str(error)) from error
     except BrokenPipeError:
         raise  # whoever reads the output has had enough: click ends quietly
@@ -85,6 +86,7 @@ def serve(host: str, port: int, sandbox: bool):
             app.config["CONTACTS_THREADS"],
             partial(refuses_by_header, app),
             ANSWER_HEADERS,
+            app.extensions["store"].sync,
         )
     except OSError as error:
         raise click.ClickException(f"Can't listen on {host}:{port}: {error.strerror}.") from error
@@ -95,6 +97,7 @@ def serve(host: str, port: int, sandbox: bool):
         click.echo(NO_TLS, err=True)
     app.config["LOOPBACK_ONLY"] = not beyond_loopback
     app.extensions["store"].while_waiting = server.spare_thread
+    app.extensions["store"].syncs_later = server.leads
     click.echo(f"Serving on {server.url}")
     if sandbox:
         click.echo("Sandbox: sample contacts, no real ones. Try it:\n")
@@ -102,7 +105,8 @@ def serve(host: str, port: int, sandbox: bool):
         click.echo(CURL_EXAMPLE.format(url=server.url, token=token) + "\n")
     elif not tokens and not app.config["QYVO_TOKEN"]:
         click.echo("No token yet, so every call is a 401. Make one: flask token create NAME")
-    server.run()
+    with one_line_errors():
+        server.run()
     app.extensions["store"].close()
 
 

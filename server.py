@@ -7,10 +7,12 @@ forgotten, before it has sent anything. Errors of HTTP itself are answered as JS
 
 import json
 import logging
+import math
 import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -30,6 +32,9 @@ CONNECTION_LIMIT = 1000
 IDLE_SECONDS = 30
 STOP_SECONDS = 10
 MOST_SPARE_THREADS = 500
+SETTLED_AT_ONCE = 32
+# An answer is sent as a whole, once the application has made it.
+SENT_AT_ONCE = 1024 * 1024
 # Framing may make a chunked body a few times longer than what it carries.
 BODY_BYTES_READ = 4 * 1024 * 1024
 
@@ -105,14 +110,13 @@ class LingeringChannel(HTTPChannel):
     lingering = False
 
     def handle_write(self):
-        if self.close_when_flushed and not self.will_close:
-            self._flush_exception(self._flush_some)
-            if self.connected and not self.total_outbufs_len:
-                self.close_when_flushed = False
-                self.lingering = True
-                self.socket.shutdown(socket.SHUT_WR)
-            return
-        super().handle_write()
+        self._flush_exception(self._flush_some_if_lockable)
+        if self.will_close:
+            self.handle_close()
+        elif self.close_when_flushed and self.connected and not self.total_outbufs_len:
+            self.close_when_flushed = False
+            self.lingering = True
+            self.socket.shutdown(socket.SHUT_WR)
 
     def handle_read(self):
         if not self.lingering:
@@ -130,6 +134,9 @@ class LingeringChannel(HTTPChannel):
 class Server:
     """Listens, and heeds SIGTERM and Ctrl-C, from the moment it is made.
 
+    One thread leads: it reads requests, calls the application and sends the answers. Python would
+    take longer to hand each request to another thread than for all of this. When the application
+    has to wait it says so by spare_thread(), and another thread leads on.
     `address` and `url` say where.
     """
 
@@ -141,10 +148,14 @@ class Server:
         threads: int,
         refuses: Callable[[str, Mapping[str, str]], bool],
         answer_headers: Mapping[str, str],
+        settle: Callable[[], None],
     ):
-        """`refuses` tells from a request's path and header whether its body can be left unread.
+        """So many `threads` are kept, of which one leads and the others stand by.
 
+        `refuses` tells from a request's path and header whether its body can be left unread.
         `answer_headers` go with the errors that are answered without the application.
+        `settle` is called before answers are sent, once for several of them. When it raises they
+        are not sent, and run() ends with that exception.
         Raises OSError when the address can't be had.
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -152,9 +163,9 @@ class Server:
         self.address = listener.getsockname()[0]
         _allow_open_files(2 * CONNECTION_LIMIT)
         self._server = create_server(
-            application,
+            self._settled(application),
+            _dispatcher=self,  # which gets each channel that has a request, by add_task()
             sockets=[listener],
-            threads=threads,
             ident=None,
             connection_limit=CONNECTION_LIMIT,
             asyncore_use_poll=True,  # select() can't watch that many
@@ -164,6 +175,7 @@ class Server:
             max_request_body_size=BODY_BYTES_READ,
             clear_untrusted_proxy_headers=False,  # the application knows whom it trusts
             log_socket_errors=False,
+            send_bytes=SENT_AT_ONCE,
         )
         self._server.channel_class = type(
             "Channel",
@@ -173,55 +185,138 @@ class Server:
                 "answer_headers": answer_headers,
             },
         )
+        self._server.pull_trigger = self._wake_the_leader
         self.refuses = refuses
+        self._settle = settle
         self.stopping = False
+        self._give_up = math.inf
+        self._finished = threading.Event()
+        self._failure: BaseException | None = None
+        self._asked = deque()
+        self._answered = deque()
+        self._threads = threads
+        self._most_threads = threads + MOST_SPARE_THREADS
+        self._succession = threading.Condition()
+        self._leader: int | None = None
+        self._alive = 0
+        self._standing_by = 0
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
-        self._threads = threads
-        self._asleep = 0
-        self._asleep_lock = threading.Lock()
         name = f"[{host}]" if family == socket.AF_INET6 else host
         self.url = f"http://{name}:{listener.getsockname()[1]}"
 
-    @contextmanager
-    def spare_thread(self) -> Iterator[None]:
-        """While the caller sleeps in its thread, another one serves in its place."""
-        self._count_asleep(1)
-        try:
-            yield
-        finally:
-            self._count_asleep(-1)
-
-    def _count_asleep(self, change: int):
-        with self._asleep_lock:
-            self._asleep += change
-            if not self.stopping:
-                self._server.task_dispatcher.set_thread_count(
-                    self._threads + min(self._asleep, MOST_SPARE_THREADS)
-                )
-
     def run(self):
-        """Serve until SIGTERM or Ctrl-C, then answer what has been asked and return."""
-        while not self.stopping:
-            self._turn()
-        wasyncore.dispatcher.close(self._server)
-        give_up = time.monotonic() + STOP_SECONDS
-        while self._busy() and time.monotonic() < give_up:
-            self._turn()
-        self._server.task_dispatcher.shutdown(timeout=1)
+        """Serve until SIGTERM or Ctrl-C, then answer what has been asked and return.
+
+        The thread that calls this serves nobody: it is there for the signals.
+        """
+        with self._succession:
+            self._appoint()
+        self._finished.wait()
+        if self._failure:
+            raise self._failure
         wasyncore.close_all(self._server._map)
 
-    def _turn(self):
-        wasyncore.loop(timeout=1, use_poll=True, map=self._server._map, count=1)
+    @contextmanager
+    def spare_thread(self) -> Iterator[None]:
+        """While the caller waits in its thread, another one serves in its place."""
+        if self.leads():
+            with self._succession:
+                if self._standing_by or self._alive < self._most_threads:
+                    self._leader = None
+                    self._appoint()
+        yield
 
-    def _busy(self) -> bool:
-        channels = self._server.active_channels.values()
-        return any(c.requests or c.request or c.total_outbufs_len for c in channels)
+    def add_task(self, channel: HTTPChannel):
+        """The channel has a request for the application. waitress calls this."""
+        self._asked.append(channel)
+        self._wake_the_leader()
+
+    def leads(self) -> bool:
+        """Whether the calling thread leads, and will settle what it answers."""
+        return self._leader == threading.get_ident()
+
+    def _wake_the_leader(self):
+        if not self.leads():
+            self._server.trigger.pull_trigger()
+
+    def _appoint(self):
+        """Let another thread lead. The caller holds the lock of the succession."""
+        if self._standing_by:
+            self._succession.notify()
+        else:
+            threading.Thread(target=self._take_part, daemon=True).start()
+            self._alive += 1
+
+    def _take_part(self):
+        try:
+            while self._succeeds():
+                self._answer()
+                while self.leads() and not self._finished.is_set():
+                    wasyncore.loop(timeout=1, use_poll=True, map=self._server._map, count=1)
+                    self._answer()
+                    if self.stopping and self.leads():
+                        self._come_to_an_end()
+        except BaseException as error:
+            self._failure = error
+            self._finished.set()
+
+    def _succeeds(self) -> bool:
+        """Wait for the lead; false when enough others do."""
+        with self._succession:
+            if self._leader is not None and self._standing_by >= self._threads - 1:
+                self._alive -= 1
+                return False
+            self._standing_by += 1
+            while self._leader is not None:
+                self._succession.wait()
+            self._standing_by -= 1
+            self._leader = threading.get_ident()
+        return True
+
+    def _settled(self, application: Callable) -> Callable:
+        """The application as a thread needs it that may have lost the lead in the meantime."""
+
+        def wsgi_app(environ, start_response):
+            answer = application(environ, start_response)
+            if not self.leads():
+                self._settle()
+            return answer
+
+        return wsgi_app
+
+    def _answer(self):
+        """Answer what has been asked, and send what a leader before this one has answered."""
+        while self._asked or self._answered:
+            while self._asked and len(self._answered) < SETTLED_AT_ONCE:
+                channel = self._asked.popleft()
+                channel.service()
+                if not self.leads():
+                    return
+                self._answered.append(channel)
+            self._send_answers()
+
+    def _send_answers(self):
+        self._settle()
+        for channel in self._answered:
+            if channel.connected:
+                wasyncore.write(channel)
+        self._answered.clear()
 
     def _stop(self, number, frame):
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+        self._give_up = time.monotonic() + STOP_SECONDS
         self.stopping = True
-        self._server.pull_trigger()
+        self._wake_the_leader()
+
+    def _come_to_an_end(self):
+        if self._server.accepting:
+            self._server.accepting = False
+            wasyncore.dispatcher.close(self._server)
+        channels = self._server.active_channels.values()
+        busy = any(c.requests or c.request or c.total_outbufs_len for c in channels)
+        if not busy or time.monotonic() > self._give_up:
+            self._finished.set()
 
 
 def _allow_open_files(count: int):

@@ -24,7 +24,6 @@ from urllib.parse import quote
 METADATA_LIMIT = 64 * 1024
 SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
-PATIENCE_SECONDS = 0.25
 DEFAULT_WORKSPACE = "default"
 # Room for the pages that the phones of an import are spread over, when there are a million.
 _IMPORT_CACHE_KIB = 64 * 1024
@@ -208,6 +207,10 @@ class StoreUnavailable(Exception):
     """The database is busy or the disk is full. Nothing was written; a later try may succeed."""
 
 
+class NotOnDisk(Exception):
+    """What was written can be read, but the disk has failed to keep it."""
+
+
 class UnusableDatabase(Exception):
     """The file can't be served. The text says which file and why, in one line."""
 
@@ -232,10 +235,7 @@ class FairLock:
         self._held = False
 
     def acquire(self, timeout: float, while_waiting: WhileWaiting) -> bool:
-        """Wait for at most `timeout` seconds; false when it was not to be had.
-
-        A wait that is longer than PATIENCE_SECONDS is spent inside of `while_waiting()`.
-        """
+        """Wait, inside of `while_waiting()`, for at most `timeout` seconds; false after that."""
         with self._guard:
             if not self._held:
                 self._held = True
@@ -243,10 +243,8 @@ class FairLock:
             turn = threading.Lock()
             turn.acquire()
             self._waiting.append(turn)
-        if turn.acquire(timeout=min(timeout, PATIENCE_SECONDS)):
-            return True
         with while_waiting():
-            if turn.acquire(timeout=max(0, timeout - PATIENCE_SECONDS)):
+            if turn.acquire(timeout=timeout):
                 return True
         with self._guard:
             if turn in self._waiting:
@@ -282,6 +280,12 @@ class Store:
         self._synchronous = synchronous
         self._application_id = application_id
         self._writing = FairLock()
+        self._syncing = threading.Lock()
+        self._commits = self._synced = 0
+        self._wal: int | None = None
+        self._disk_failed = False
+        # Whether the calling thread will call sync() itself, once for several commits.
+        self.syncs_later: Callable[[], bool] = lambda: False
         # Entered by a thread while it waits for others to write: a server can use another instead.
         self.while_waiting: WhileWaiting = nullcontext
         self._writer: sqlite3.Connection | None = None
@@ -456,7 +460,7 @@ class Store:
         `query` is a part of the name, the email or the phone, in any case and spelling; `tag` and
         `email` are compared whole, `email` in any case. An empty string is no filter.
         """
-        with self._reading() as db:
+        with self.while_waiting(), self._reading() as db:
             return [_summary(row) for row in _search(db, workspace_id, query, tag, email)]
 
     # In bulk, for the operator
@@ -567,7 +571,9 @@ class Store:
         for db in [self._writer, *self._readers]:
             if db:
                 db.close()
-        self._writer, self._readers, self._opened = None, [], None
+        if self._wal is not None:
+            os.close(self._wal)
+        self._writer, self._readers, self._opened, self._wal = None, [], None, None
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -597,20 +603,57 @@ class Store:
         try:
             self._require_the_opened_file()
             if self._writer is None:
-                self._writer = self._connect()
-                self._writer.execute("PRAGMA busy_timeout = 0")
+                self._writer = self._connect_to_write()
             _execute_in_turn(self._writer, "BEGIN IMMEDIATE", give_up, self.while_waiting)
+            before = self._writer.total_changes
             with self._writer:  # commits, or rolls back
                 yield self._writer
+            self._commits += self._writer.total_changes != before
         except sqlite3.Error as error:
             if plain := _said_plainly(error, self.path):
                 raise plain from error
             raise
         finally:
             self._writing.release()
+        if not self.syncs_later():
+            self.sync()
+
+    def sync(self):
+        """Return once all that was committed is on the disk; raises NotOnDisk.
+
+        With synchronous=FULL SQLite would do this within each commit, and the next would wait for
+        it. This lets many commits share it.
+        """
+        commits = self._commits
+        if self._synced >= commits or self._synchronous != "FULL":
+            return
+        with self._syncing:
+            if self._synced < commits:
+                commits = self._commits
+                try:
+                    _fdatasync(self._wal)
+                except OSError as error:
+                    self._disk_failed = True
+                    raise NotOnDisk(f"{self.path}: {error.strerror}.") from error
+                self._synced = commits
+
+    def _connect_to_write(self) -> sqlite3.Connection:
+        db = self._connect()
+        db.execute("PRAGMA busy_timeout = 0")
+        wal = Path(f"{os.path.realpath(self.path)}-wal")
+        try:
+            self._wal = os.open(wal, os.O_RDWR)  # now, since it may be moved later
+        except OSError as error:
+            db.close()
+            raise UnusableDatabase(f"{wal}: {error.strerror}.") from error
+        with suppress(OSError):  # a directory that can't be read, which SQLite passes over too
+            _sync_directory(wal.parent)
+        return db
 
     def _require_the_opened_file(self):
         """What is written to a file that was deleted or replaced is lost at the next start."""
+        if self._disk_failed:  # the next attempt may succeed, and yet not keep what was lost
+            raise UnusableDatabase(f"{self.path}: the disk has failed. Mend it, then restart.")
         if self._opened not in (None, _identity(self._file)):
             raise UnusableDatabase(
                 f"{self.path}: the file was moved or replaced while it was served."
@@ -637,7 +680,7 @@ class Store:
                 raise UnusableDatabase(f"{self.path}: the file is read-only.")
             db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
             self._migrate(db)
-            db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            db.execute("PRAGMA synchronous = NORMAL")  # sync() does what FULL does
             db.execute("PRAGMA foreign_keys = ON")
         except sqlite3.Error as error:
             db.close()
@@ -1060,6 +1103,18 @@ def _make_private(path: Path):
     """Make the file, readable by its owner alone, unless there is one."""
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+
+
+# macOS has no fdatasync().
+_fdatasync = getattr(os, "fdatasync", os.fsync)
+
+
+def _sync_directory(path: Path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _identity(path: str) -> tuple[int, ...]:

@@ -45,6 +45,8 @@ def constant():
 if __name__ == "__main__":
     from server import Server
 
-    server = Server(app, "127.0.0.1", 0, int(sys.argv[1]), lambda path, headers: False, {})
+    server = Server(
+        app, "127.0.0.1", 0, int(sys.argv[1]), lambda path, headers: False, {}, lambda: None
+    )
     print(server.url, flush=True)
     server.run()

@@ -8,7 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from http.client import HTTPException
+from http.client import HTTPException, RemoteDisconnected
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,10 @@ from conftest import (
     environment,
     execute,
     flask,
+    head,
     post,
+    raw,
+    received_or_fail,
     serving,
     write_lock,
 )
@@ -223,6 +226,73 @@ def test_a_lock_held_for_longer_is_a_503_in_time_with_reads_answered_meanwhile(s
     assert "database is locked" in server.log()
     assert contacts_in(server.database) == before
     assert post(server.url, {"phone": PHONE, "name": "After"}).status_code == 200
+
+
+# The disk
+
+
+@contextmanager
+def traced(server, tmp_path, *options):
+    """The server's system calls that write, sync and send, as lines of text once it is over."""
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    output, lines = tmp_path / "trace", []
+    calls = "trace=pwrite64,fdatasync,sendto"
+    command = ["strace", "-f", "-y", "-s", "16", "-e", calls, "-o", output, *options]
+    process = subprocess.Popen(
+        [*command, "-p", str(server.process.pid)], stderr=subprocess.PIPE, text=True
+    )
+    assert "attached" in process.stderr.readline()
+    try:
+        yield lines
+    finally:
+        process.terminate()
+        process.communicate()
+    lines += output.read_text().splitlines()
+
+
+def pipelined(url, bodies):
+    """Sends calls at once on one connection, and reads their answers."""
+    requests = [head(TOKEN, f"Content-Length: {len(body)}") + body for body in bodies]
+    with raw(url, b"".join(requests)) as sock:
+        received = b""
+        while received.count(b"HTTP/1.1 200 OK") < len(bodies):
+            received += received_or_fail(sock)
+
+
+def test_no_answer_is_sent_before_the_disk_has_what_it_says(server, tmp_path):
+    def update(n):
+        assert post(server.url, {"phone": PHONE, "metadata": {"n": n}}).status_code == 200
+
+    with traced(server, tmp_path) as lines, ThreadPoolExecutor(8) as threads:
+        list(threads.map(update, range(100)))
+        pipelined(
+            server.url, [b'{"phone": "%s", "name": "%d"}' % (PHONE.encode(), n) for n in range(20)]
+        )
+    on_disk, answered, syncs_and_answers = True, 0, ""
+    for line in lines:
+        if "pwrite64(" in line and "-wal>" in line:
+            on_disk = False
+        elif "fdatasync" in line and line.endswith("= 0"):
+            on_disk = True
+            syncs_and_answers += "s"
+        elif "sendto(" in line and "HTTP/1.1 200" in line:
+            assert on_disk
+            answered += 1
+            syncs_and_answers += "a"
+    assert answered == 120
+    assert syncs_and_answers.endswith("s" + "a" * 20)  # those that came together share a sync
+
+
+def test_when_the_disk_fails_the_server_sends_no_answer_and_ends(server, tmp_path):
+    assert post(server.url, {"phone": PHONE, "name": "Kept"}).status_code == 200
+    with (
+        traced(server, tmp_path, "-e", "inject=fdatasync:error=EIO"),
+        pytest.raises(RemoteDisconnected),
+    ):
+        post(server.url, {"phone": PHONE, "name": "Perhaps"})
+    assert server.process.wait(SECONDS) == 1
+    assert server.log().splitlines()[-1] == f"Error: {server.database}: Input/output error."
 
 
 # The file

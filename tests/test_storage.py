@@ -1,5 +1,6 @@
 """The database file: what it promises by itself, and what it keeps under many hands."""
 
+import errno
 import os
 import sqlite3
 import stat
@@ -15,6 +16,7 @@ from conftest import (
     ROMAIN,
     ROOT,
     SECONDS,
+    assert_refused,
     caller,
     contacts_in,
     environment,
@@ -49,13 +51,45 @@ def test_the_database_is_in_wal_mode(path):
     assert execute(path, "PRAGMA journal_mode") == [("wal",)]
 
 
-@pytest.mark.parametrize(("setting", "level"), [("FULL", 2), ("NORMAL", 1)])
-def test_contacts_synchronous_is_what_every_connection_uses(make_app, setting, level):
-    store = make_app(CONTACTS_SYNCHRONOUS=setting).extensions["store"]
+def test_every_connection_checks_foreign_keys_and_syncs_at_checkpoints(make_app):
+    store = make_app().extensions["store"]
     store.list_tokens()
     for connection in [store._writer, *store._readers]:
-        assert connection.execute("PRAGMA synchronous").fetchone() == {"synchronous": level}
+        assert connection.execute("PRAGMA synchronous").fetchone() == {"synchronous": 1}
         assert connection.execute("PRAGMA foreign_keys").fetchone() == {"foreign_keys": 1}
+
+
+@pytest.mark.parametrize(("setting", "syncs"), [("FULL", 3), ("NORMAL", 0)])
+def test_contacts_synchronous_says_whether_each_change_is_brought_to_the_disk(
+    make_app, monkeypatch, setting, syncs
+):
+    app = make_app(CONTACTS_SYNCHRONOUS=setting)
+    call, wal = caller(app.test_client()), f"{app.extensions['store'].path}-wal"
+    synced = []
+    monkeypatch.setattr("store._fdatasync", lambda file: synced.append(os.fstat(file)))
+    for name in ("A", "A", "B", "C"):
+        assert call({"phone": PHONE, "name": name}).status_code == 200
+    assert len(synced) == syncs
+    assert all(os.path.samestat(status, os.stat(wal)) for status in synced)
+
+
+def test_when_the_disk_fails_nobody_is_told_that_all_is_well(make_app, monkeypatch, caplog):
+    def fail(file):
+        raise OSError(errno.EIO, "Input/output error")
+
+    call = caller(make_app().test_client())
+    with monkeypatch.context() as patch:
+        patch.setattr("store._fdatasync", fail)
+        answer = call({"phone": PHONE, "name": "Perhaps"})
+    assert_refused(answer, 503)
+    assert answer.json["error"].startswith("The disk has failed.")
+    assert answer.headers["Retry-After"] == "1"
+    assert "Input/output error" in caplog.text
+    for path in ("update-contact", "get-contact"):
+        assert_refused(call({"phone": PHONE}, path=f"/v1/actions/{path}"), 503)
+    assert "Mend it, then restart." in caplog.text
+    restarted = caller(make_app().test_client())
+    assert restarted({"phone": PHONE, "name": "Kept"}).json["name"] == "Kept"
 
 
 def test_every_table_is_strict(path):
