@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 import phonenumbers
-from flask import Blueprint, Flask, Response, current_app, g, request
+from flask import Blueprint, Flask, Request, Response, current_app, g, request
 from flask.json.provider import DefaultJSONProvider
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from werkzeug.exceptions import (
@@ -30,6 +30,7 @@ from werkzeug.exceptions import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from werkzeug.routing import MapAdapter
 
 import openapi
 import schemas
@@ -78,7 +79,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
     """
     import cli  # which imports this module for its commands
 
-    app = Flask(__name__, static_folder=None)
+    app = Service(__name__, static_folder=None)
     app.json = CompactJSON(app)
     app.url_map.merge_slashes = False
     app.config.update(read_settings(settings))
@@ -115,6 +116,16 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         app.register_error_handler(error, handler)
     cli.init_app(app)
     return app
+
+
+class Service(Flask):
+    """Flask, without reading the host of a request: none of our routes looks at it."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        if request is None:
+            return None
+        root, path = f"{request.root_path}/", request.path
+        return MapAdapter(self.url_map, "", root, "", request.scheme, path, request.method)
 
 
 # Configuration
@@ -327,7 +338,7 @@ def read_json() -> dict[str, Any]:
         call.max_content_length = BODY_LIMIT
     elif length > BODY_LIMIT:
         raise RequestEntityTooLarge
-    if call.content_type != "application/json" and not call.is_json:
+    if call.environ.get("CONTENT_TYPE") != "application/json" and not call.is_json:
         raise UnsupportedMediaType
     body = call.get_data()
     if len(body) < (length or 0):
