@@ -494,7 +494,6 @@ class Store:
                         number += 1
                 except (IdTaken, MetadataTooLarge) as error:
                     refused[position] = error
-            _index(db, _INDEX_AT)
         return refused
 
     def export_contacts(self, workspace_id: int) -> Iterator[dict[str, Any]]:
@@ -516,7 +515,7 @@ class Store:
         with self._transaction() as db:
             row = _required(_find(db, workspace_id, contact_id))
             db.execute("DELETE FROM contact WHERE number = ?", (row["number"],))
-            _index(db, 1)
+            _index(db)
 
     def erase_deleted(self) -> bool:
         """Remove every trace of what was deleted from the files, bit by bit: others can write.
@@ -608,6 +607,8 @@ class Store:
             before = self._writer.total_changes
             with self._writer:  # commits, or rolls back
                 yield self._writer
+                if self._writer.total_changes - before > 1:  # perhaps of one more in `unindexed`
+                    self._index_when_due()
             self._commits += self._writer.total_changes != before
         except sqlite3.Error as error:
             if plain := _said_plainly(error, self.path):
@@ -617,6 +618,12 @@ class Store:
             self._writing.release()
         if not self.syncs_later():
             self.sync()
+
+    def _index_when_due(self):
+        count = "SELECT count(*) AS count FROM unindexed"
+        if self._writer.execute(count).fetchone()["count"] >= _INDEX_AT:
+            with self.while_waiting():
+                _index(self._writer)
 
     def sync(self):
         """Return once all that was committed is on the disk; raises NotOnDisk.
@@ -709,7 +716,7 @@ class Store:
             for step in MIGRATIONS[version:]:
                 for statement in step:
                     db.execute(statement)
-            _index(db, 1)
+            _index(db)
             db.execute(f"PRAGMA application_id = {self._application_id}")
             db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
@@ -776,7 +783,6 @@ def _create(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -
 
 def _delete_contacts(db: sqlite3.Connection, workspace_id: int):
     db.execute("DELETE FROM contact WHERE workspace_id = ?", (workspace_id,))
-    _index(db, _INDEX_AT)
 
 
 def _named(
@@ -835,7 +841,6 @@ def _write_new(db: sqlite3.Connection, row: dict[str, Any]):
 def _insert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
     row = _new(workspace_id, _next_number(db, workspace_id), fields)
     _write_new(db, row)
-    _index(db, _INDEX_AT)
     return row
 
 
@@ -868,10 +873,7 @@ def _change(db: sqlite3.Connection, row: dict[str, Any], changes: dict[str, Any]
     assignments = ", ".join(
         [f"{column} = :{column}" for column in row if changed[column] != row[column]]
     )
-    rows_before = db.total_changes
     db.execute(f"UPDATE contact SET {assignments} WHERE number = :number", changed)  # noqa: S608
-    if db.total_changes - rows_before > 1:  # there is one more in `unindexed`
-        _index(db, _INDEX_AT)
     return changed
 
 
@@ -1013,10 +1015,8 @@ def _phrase(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _index(db: sqlite3.Connection, enough: int):
-    """Bring the indices for searching up to date once enough contacts wait for it."""
-    if db.execute("SELECT count(*) AS count FROM unindexed").fetchone()["count"] < enough:
-        return
+def _index(db: sqlite3.Connection):
+    """Bring the indices for searching up to date."""
     db.execute(
         "INSERT INTO contact_trigram (contact_trigram, rowid, folded, phone, tags)"
         " SELECT 'delete', old.number, old.folded, old.phone, old.tags"

@@ -1,5 +1,7 @@
 """search-contacts: what it finds, in which order, and that the index never lags behind."""
 
+from contextlib import contextmanager
+
 import pytest
 from conftest import PHONE, TOKEN, assert_refused, caller
 
@@ -249,3 +251,23 @@ def test_trigrams_and_a_walk_agree_on_any_text(app, monkeypatch):
         assert {c["phone"] for c in store.search_contacts(workspace, query=query)} == expected
 
     check()
+
+
+@pytest.mark.parametrize("call", [("search-contacts", {}), ("update-contact", {"name": "New"})])
+def test_others_are_served_while_a_search_reads_and_while_the_index_is_written(
+    app, act, monkeypatch, call
+):
+    monkeypatch.setattr(store_module, "_INDEX_AT", 1)
+    act("create-contact", {"phone": "+14155550199"})
+    waits = []
+
+    @contextmanager
+    def while_waiting():
+        waits.append("began")
+        yield
+        waits.append("ended")
+
+    app.extensions["store"].while_waiting = while_waiting
+    path, body = call
+    assert act(path, {"phone": PHONE, **body} if body else body).status_code == 200
+    assert waits == ["began", "ended"]
