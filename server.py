@@ -212,7 +212,8 @@ class Server:
         """
         with self._succession:
             self._appoint()
-        self._finished.wait()
+        while not self._finished.wait(1):
+            pass  # a signal that comes just before a wait is heeded at its end
         if self._failure:
             raise self._failure
         wasyncore.close_all(self._server._map)
