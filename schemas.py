@@ -26,6 +26,7 @@ default_region: ContextVar[str | None] = ContextVar("default_region", default=No
 # nor an extension may turn into somebody else's number.
 _BETWEEN = r"[\s.()\u2010-\u2015\u2212-]"
 _PHONE = re.compile(rf"(?:tel:)?[\s(]*([+\uff0b]?){_BETWEEN}*\d(?:\d|{_BETWEEN})*", re.IGNORECASE)
+_LIKE_E164 = re.compile(r"\+[0-9]+")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
@@ -507,6 +508,15 @@ class NotAPhoneNumber(ValueError):
 # a schema does.
 @lru_cache(maxsize=10_000)
 def _e164(text: str, region: str | None) -> str:
+    dialled = text if _LIKE_E164.fullmatch(text) else _dialled(text, region)
+    e164 = _parsed(dialled, region)
+    # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
+    if e164 != dialled and _parsed(e164, None) != e164:
+        raise NotAPhoneNumber("impossible")
+    return e164
+
+
+def _dialled(text: str, region: str | None) -> str:
     # Invisible direction marks come along when a number is copied from a contacts app.
     match = _PHONE.fullmatch("".join(c for c in text if unicodedata.category(c) != "Cf"))
     if not match:
@@ -514,12 +524,7 @@ def _e164(text: str, region: str | None) -> str:
     plus = match[1]
     if not plus and region is None:
         raise NotAPhoneNumber("no_plus")
-    dialled = plus + "".join(filter(str.isdecimal, text))
-    e164 = _parsed(dialled, region)
-    # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
-    if e164 != dialled and _parsed(e164, None) != e164:
-        raise NotAPhoneNumber("impossible")
-    return e164
+    return plus + "".join(filter(str.isdecimal, text))
 
 
 def _parsed(dialled: str, region: str | None) -> str:

@@ -4,6 +4,7 @@ Times are stored as microseconds since the epoch, tags and metadata as compact J
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -25,8 +26,9 @@ METADATA_LIMIT = 64 * 1024
 SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
 DEFAULT_WORKSPACE = "default"
-# Room for the pages that the phones of an import are spread over, when there are a million.
-_IMPORT_CACHE_KIB = 64 * 1024
+# The phones of an import are spread over all pages of their index: with room for these, a page is
+# read once and brought into the database once for many rows.
+_IMPORT_PRAGMAS = ["cache_size = -32768", "wal_autocheckpoint = 16000"]  # KiB and pages
 _WRITABLE = {"name", "email", "tags", "metadata"}
 
 # In the header of a database in WAL mode: the versions of its format for writing and reading.
@@ -475,25 +477,30 @@ class Store:
         """
         refused = {}
         with self._transaction() as db:
-            db.execute(f"PRAGMA cache_size = -{_IMPORT_CACHE_KIB}")
-            number = _next_number(db, workspace_id)
-            known = {row["phone"]: row for row in _named(db, workspace_id, contacts)}
-            phone_of = {row["id"]: phone for phone, row in known.items()}
+            for pragma in _IMPORT_PRAGMAS:
+                db.execute(f"PRAGMA {pragma}")
+            stored = {row["phone"]: row for row in _named(db, workspace_id, contacts)}
+            rows = dict(stored)
+            phone_of = {row["id"]: phone for phone, row in rows.items()}
+            numbers = itertools.count(_next_number(db, workspace_id))
+            ids = _new_ids(len(contacts))
             for position, contact in enumerate(contacts):
                 phone = contact["phone"]
                 try:
                     if phone_of.get(contact.get("id"), phone) != phone:
                         raise IdTaken
-                    if phone in known:
+                    if phone in rows:
                         changes = {k: v for k, v in contact.items() if k in _WRITABLE}
-                        known[phone] = _change(db, known[phone], changes)
+                        rows[phone] = _changed(rows[phone], changes)
                     else:
-                        row = _new(workspace_id, number, {"source": "csv_import", **contact})
-                        _write_new(db, row)
-                        known[phone], phone_of[row["id"]] = row, phone
-                        number += 1
+                        fields = {"id": ids[position], "source": "csv_import", **contact}
+                        rows[phone] = _new(workspace_id, next(numbers), fields)
+                        phone_of[rows[phone]["id"]] = phone
                 except (IdTaken, MetadataTooLarge) as error:
                     refused[position] = error
+            _write_new(db, [row for phone, row in rows.items() if phone not in stored])
+            for phone, row in stored.items():
+                _write_changes(db, row, rows[phone])
         return refused
 
     def export_contacts(self, workspace_id: int) -> Iterator[dict[str, Any]]:
@@ -803,12 +810,11 @@ def _named(
 
 
 def _new(workspace_id: int, number: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """The row of a new contact."""
+    """The row of a new contact with these fields, among them its id."""
     now = _now()
     row = {
         "number": number,
         "workspace_id": workspace_id,
-        "id": _new_id(),
         "name": None,
         "email": None,
         "source": "api",
@@ -816,31 +822,33 @@ def _new(workspace_id: int, number: int, fields: dict[str, Any]) -> dict[str, An
         "created_at": _microseconds(fields["created_at"]) if "created_at" in fields else now,
         "updated_at": _microseconds(fields["updated_at"]) if "updated_at" in fields else now,
         "tags": _json(fields.get("tags", [])),
-        "metadata": _merged("{}", fields.get("metadata", {})),
+        "metadata": _merged("{}", fields["metadata"]) if "metadata" in fields else "{}",
     }
     row["folded"] = _folded(row["name"], row["email"])
     row["recency"] = row["updated_at"]
     return row
 
 
-def _new_id() -> str:
-    """A UUID of version 7: it begins with the time, so that new ids stand together in the index."""
-    now, chance = f"{time.time_ns() // 1_000_000:012x}", secrets.token_hex(9)
-    return f"{now[:8]}-{now[8:]}-7{chance[:3]}-a{chance[3:6]}-{chance[6:]}"
+def _new_ids(how_many: int) -> list[str]:
+    """UUIDs of version 7: they begin with the time, so that new ids stand together in the index."""
+    now, digits = f"{time.time_ns() // 1_000_000:012x}", secrets.token_hex(9 * how_many)
+    chances = [digits[i : i + 18] for i in range(0, len(digits), 18)]
+    return [f"{now[:8]}-{now[8:]}-7{c[:3]}-a{c[3:6]}-{c[6:]}" for c in chances]
 
 
-def _write_new(db: sqlite3.Connection, row: dict[str, Any]):
-    db.execute(
+def _write_new(db: sqlite3.Connection, rows: list[dict[str, Any]]):
+    db.executemany(
         "INSERT INTO contact (number, workspace_id, id, phone, name, email, folded, tags, metadata,"
         " source, created_at, updated_at, recency) VALUES (:number, :workspace_id, :id, :phone,"
         " :name, :email, :folded, :tags, :metadata, :source, :created_at, :updated_at, :recency)",
-        row,
+        rows,
     )
 
 
 def _insert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
-    row = _new(workspace_id, _next_number(db, workspace_id), fields)
-    _write_new(db, row)
+    [new_id] = _new_ids(1)
+    row = _new(workspace_id, _next_number(db, workspace_id), {"id": new_id, **fields})
+    _write_new(db, [row])
     return row
 
 
@@ -860,6 +868,12 @@ def _numbers(workspace_id: int) -> tuple[int, int]:
 
 def _change(db: sqlite3.Connection, row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """The row with the changes, written if that makes a difference."""
+    changed = _changed(row, changes)
+    _write_changes(db, row, changed)
+    return changed
+
+
+def _changed(row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     changed = {**row, **changes}
     if "tags" in changes:
         changed["tags"] = _json(changes["tags"])
@@ -869,12 +883,15 @@ def _change(db: sqlite3.Connection, row: dict[str, Any], changes: dict[str, Any]
         return row
     changed["folded"] = _folded(changed["name"], changed["email"])
     changed["updated_at"] = _now()
-    # Writing a column that stays the same would run its checks and triggers again.
-    assignments = ", ".join(
-        [f"{column} = :{column}" for column in row if changed[column] != row[column]]
-    )
-    db.execute(f"UPDATE contact SET {assignments} WHERE number = :number", changed)  # noqa: S608
     return changed
+
+
+def _write_changes(db: sqlite3.Connection, row: dict[str, Any], changed: dict[str, Any]):
+    # Writing a column that stays the same would run its checks and triggers again.
+    different = [f"{column} = :{column}" for column in row if changed[column] != row[column]]
+    if different:
+        assignments = ", ".join(different)
+        db.execute(f"UPDATE contact SET {assignments} WHERE number = :number", changed)  # noqa: S608
 
 
 def _merged(stored: str, given: dict[str, Any]) -> str:
