@@ -14,6 +14,7 @@ from flask import Flask, current_app
 from flask.cli import FlaskGroup, with_appcontext
 from marshmallow import ValidationError
 
+import readahead
 import schemas
 import transfer
 from app import ANSWER_HEADERS, create_app, refuses_by_header, store
@@ -28,9 +29,8 @@ from store import (
     UnusableDatabase,
 )
 
-# Little enough that a client of a running server hardly notices the transaction.
-ROWS_AT_ONCE = 500
-CHARACTERS_AT_ONCE = 2 * 1024 * 1024
+# What a second process takes to start is made good by a file of so many bytes.
+LARGE_FILE = 1024 * 1024
 
 CURL_EXAMPLE = """\
 curl -X POST {url}/api/v1/actions/update-contact \\
@@ -178,30 +178,35 @@ def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
 
     Exits with 0 when every row is in, 1 when some were refused, 2 when the file can't be read.
     """
-    schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
+    region = current_app.config["CONTACTS_DEFAULT_REGION"]
+    schemas.default_region.set(region)
     taken = refused = 0
+    size = file.stat().st_size
     read = transfer.by_ending(file, transfer.READERS)
     with one_line_errors(), transfer.opened(file, encoding) as text, ExitStack() as stack:
         contacts = read(text)
         if contacts.kept_as_metadata:
             columns = ", ".join(contacts.kept_as_metadata)
             click.echo(f"Kept in the metadata: {printable(columns)}.", err=True)
-        if dry_run:
-            rows, keep = contacts, lambda row: None
+        if size < LARGE_FILE:
+            batches = transfer.batches(text, contacts)
         else:
-            rows = imported(contacts, store().open_workspace(workspace))
+            batches = readahead.batches(file, encoding, region)
+        if not dry_run:
+            batches = imported(batches, store().open_workspace(workspace))
             keep = stack.enter_context(transfer.refused_rows(file, contacts))
-        bar = stack.enter_context(progress_bar(file.stat().st_size))
+        bar = stack.enter_context(progress_bar(size))
         try:
-            for row in rows:
-                if row.refusal:
-                    refused += 1
-                    click.echo(f"line {row.line}: {printable(row.refusal)}", err=True)
-                    keep(row)
-                else:
-                    taken += 1
-                if row.line % ROWS_AT_ONCE == 0:
-                    bar.update(text.buffer.tell() - bar.pos)
+            for batch in batches:
+                for row in batch.rows:
+                    if row.refusal:
+                        refused += 1
+                        click.echo(f"line {row.line}: {printable(row.refusal)}", err=True)
+                        if not dry_run:
+                            keep(row)
+                    else:
+                        taken += 1
+                bar.update(batch.bytes_read - bar.pos)
         except BaseException:
             click.echo(
                 f"Stopped after {taken} contacts or a few more. They stay; a new run passes them.",
@@ -213,26 +218,18 @@ def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
         click.get_current_context().exit(1)
 
 
-def imported(contacts: Iterable[transfer.Row], workspace_id: int) -> Iterator[transfer.Row]:
-    """The rows, each once it is in the database or refused."""
-    for batch in batches(contacts):
-        sound = [row for row in batch if not row.refusal]
+def imported(batches: Iterable[transfer.Batch], workspace_id: int) -> Iterator[transfer.Batch]:
+    """The batches, each once its rows are in the database or refused."""
+    for batch in batches:
+        sound = [row for row in batch.rows if not row.refusal]
         errors = store().import_contacts(workspace_id, [row.contact for row in sound])
         refusals = {sound[i].line: f"{error.field}: {error}" for i, error in errors.items()}
-        for row in batch:
-            yield row._replace(refusal=refusals[row.line]) if row.line in refusals else row
-
-
-def batches(rows: Iterable[transfer.Row]) -> Iterator[list[transfer.Row]]:
-    batch, size = [], 0
-    for row in rows:
-        batch.append(row)
-        size += row.size
-        if len(batch) == ROWS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+        yield batch._replace(
+            rows=[
+                row._replace(refusal=refusals[row.line]) if row.line in refusals else row
+                for row in batch.rows
+            ]
+        )
 
 
 def progress_bar(length: int):

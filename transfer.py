@@ -23,6 +23,10 @@ import schemas
 ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "latin-1": "latin-1", "cp1252": "cp1252"}
 LONGEST_CELL = 1024 * 1024
 
+# Little enough that a client of a running server hardly notices the transaction.
+ROWS_AT_ONCE = 500
+CHARACTERS_AT_ONCE = 2 * 1024 * 1024
+
 # What an export holds. The id is first: a line that began with a phone's + could be a formula to
 # a spreadsheet that separates cells by semicolons.
 COLUMNS = ["id", "phone", "name", "email", "tags", "metadata", "source", "created_at", "updated_at"]
@@ -61,6 +65,13 @@ class Row(NamedTuple):
     size: int
     contact: dict[str, Any]
     refusal: str = ""
+
+
+class Batch(NamedTuple):
+    """Rows to be written at once, and how many bytes of their file have been read."""
+
+    rows: list[Row]
+    bytes_read: int
 
 
 class CSVFile:
@@ -171,6 +182,18 @@ class JSONLinesFile:
         except ValidationError as error:
             refusal = _refusal(error.normalized_messages())
             return Row(number, document, len(line), {}, refusal)
+
+
+def batches(text: TextIO, contacts: CSVFile | JSONLinesFile) -> Iterator[Batch]:
+    """The rows of the contacts that are read from that text."""
+    rows, size = [], 0
+    for row in contacts:
+        rows.append(row)
+        size += row.size
+        if len(rows) == ROWS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+            yield Batch(rows, text.buffer.tell())
+            rows, size = [], 0
+    yield Batch(rows, text.buffer.tell())
 
 
 def write_csv(file: TextIO, contacts: Iterable[dict[str, Any]]):

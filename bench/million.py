@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.measuring import CACHE, ROOT
+from bench.measuring import CACHE, ROOT, resident_megabytes
 from store import MIGRATIONS
 
 MILLION = 1_000_000
@@ -48,7 +49,7 @@ def write_csv(path: Path, rows: int):
 
 
 class Run(NamedTuple):
-    """What a command took."""
+    """What a command took, all its processes together."""
 
     seconds: float
     peak_megabytes: float
@@ -56,18 +57,21 @@ class Run(NamedTuple):
 
 def run(*command: str, **environment: str) -> Run:
     """Run a command of Python's to its end."""
-    began = time.perf_counter()
+    began, peak = time.perf_counter(), 0
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
         env={**os.environ, **environment},
         stdout=subprocess.DEVNULL,
     )
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    while process.poll() is None:
+        with suppress(OSError, TypeError):  # one that has just ended
+            peak = max(peak, resident_megabytes(process.pid))
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed.")
-    return Run(time.perf_counter() - began, usage.ru_maxrss / 1024)
+    return Run(time.perf_counter() - began, peak)
 
 
 def import_csv(path: Path, database: Path) -> Run:
