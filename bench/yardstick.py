@@ -1,4 +1,6 @@
-"""The least a Flask application can do for the same request. Run as a module, it is served."""
+"""The least a Flask application can do for the same request. Run as a module, it is served
+by our server, or by waitress as it comes.
+"""
 
 import os
 import sys
@@ -43,10 +45,15 @@ def constant():
 
 
 if __name__ == "__main__":
-    from server import Server
+    which, threads = sys.argv[1], int(sys.argv[2])
+    if which == "waitress":
+        from waitress import create_server
 
-    server = Server(
-        app, "127.0.0.1", 0, int(sys.argv[1]), lambda path, headers: False, {}, lambda: None
-    )
-    print(server.url, flush=True)
+        server = create_server(app, host="127.0.0.1", port=0, threads=threads)
+        print(f"http://127.0.0.1:{server.effective_port}", flush=True)
+    else:
+        from server import Server
+
+        server = Server(app, "127.0.0.1", 0, threads, lambda path, headers: False, {}, lambda: None)
+        print(server.url, flush=True)
     server.run()
