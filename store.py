@@ -87,8 +87,8 @@ MIGRATIONS = [
         "INSERT INTO new_workspace SELECT id, uuid, name FROM workspace",
         "DROP TABLE workspace",
         "ALTER TABLE new_workspace RENAME TO workspace",
-        # metadata is last, so that a large one is not in the way of the other columns. `folded` is
-        # name and email as a search compares them.
+        # metadata stands behind what a search reads, so that a large one is not in the way.
+        # `folded` is name and email as a search compares them.
         """
         CREATE TABLE new_contact (
             number INTEGER PRIMARY KEY,
@@ -931,6 +931,9 @@ _MEETS_FILTERS = """
     AND (:tag = '' OR instr(tags, :tag_text)
         AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
 """
+# The others come by themselves, and their recency may be later than their update: it was in an
+# import, or the clock was set back.
+_IS_INDEXED = "number NOT IN (SELECT number FROM unindexed)"
 _MATCHES = """
     SELECT rowid FROM contact_trigram
     WHERE contact_trigram MATCH :trigrams AND rowid BETWEEN :first AND :last
@@ -946,7 +949,7 @@ _SORT = f"""
                 SELECT number, folded, phone, tags
                 FROM contact INDEXED BY contact_by_recency WHERE workspace_id = :workspace_id
                 ORDER BY recency DESC, number DESC LIMIT :window
-            ) WHERE {_MEETS_FILTERS} LIMIT :limit
+            ) WHERE {_IS_INDEXED} AND {_MEETS_FILTERS} LIMIT :limit
         )
     ) AND {_MEETS_FILTERS}
     ORDER BY updated_at DESC, number DESC LIMIT :limit
@@ -957,7 +960,7 @@ _WALK = f"""
         SELECT number FROM unindexed WHERE number BETWEEN :first AND :last
         UNION SELECT number FROM (
             SELECT number FROM contact INDEXED BY contact_by_recency
-            WHERE workspace_id = :workspace_id AND {_MEETS_FILTERS}
+            WHERE workspace_id = :workspace_id AND {_IS_INDEXED} AND {_MEETS_FILTERS}
             ORDER BY recency DESC, number DESC LIMIT :limit
         )
     ) AND {_MEETS_FILTERS}

@@ -1,6 +1,7 @@
 """search-contacts: what it finds, in which order, and that the index never lags behind."""
 
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import pytest
 from conftest import PHONE, TOKEN, assert_refused, caller
@@ -191,6 +192,27 @@ def test_a_filter_that_is_no_string_or_no_filter_is_a_422(act, body):
     answer = act("search-contacts", body)
     assert_refused(answer, 422)
     assert list(answer.json["errors"]) == list(body)
+
+
+@pytest.mark.parametrize("query", ["", "c", "contact"])
+def test_contacts_that_wait_for_the_index_are_in_nobodys_way(app, found, monkeypatch, query):
+    """They came with an update of the future, and so are the most recent ones in the index."""
+    monkeypatch.setattr(store_module, "_INDEX_AT", 1)
+    monkeypatch.setattr(store_module, "_CANDIDATES", 3)
+    monkeypatch.setattr(store_module, "SEARCH_LIMIT", 3)
+    store = app.extensions["store"]
+    phones = [f"+1415556{n:04}" for n in range(4)]
+    store.import_contacts(
+        1,
+        [
+            {"phone": phone, "name": "Contact", "updated_at": datetime(year, 1, 1, tzinfo=UTC)}
+            for phone, year in zip(phones, [2090, 2099, 2099, 2099], strict=True)
+        ],
+    )
+    monkeypatch.setattr(store_module, "_INDEX_AT", 10**9)
+    for phone in phones[1:]:
+        store.update_contact(1, phone=phone, metadata={"touched": True})
+    assert found(query=query) == [phones[n] for n in (0, 3, 2)]
 
 
 @pytest.mark.parametrize("index_at", [1, 4, 10**9])
