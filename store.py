@@ -654,6 +654,7 @@ class Store:
 
     def _connect_to_write(self) -> sqlite3.Connection:
         db = self._connect()
+        db.execute("SELECT 1 FROM sqlite_schema").fetchone()  # makes the log of a restored backup
         db.execute("PRAGMA busy_timeout = 0")
         wal = Path(f"{os.path.realpath(self.path)}-wal")
         try:

@@ -5,7 +5,17 @@ import stat
 import threading
 
 import pytest
-from conftest import PHONE, SECONDS, contacts_in, environment, execute, flask, post
+from conftest import (
+    PHONE,
+    SECONDS,
+    TOKEN,
+    contacts_in,
+    environment,
+    execute,
+    flask,
+    post,
+    serving,
+)
 
 from store import DEFAULT_WORKSPACE
 
@@ -24,6 +34,14 @@ def test_a_backup_is_whole_private_and_can_be_restored(make_app, app, runner, tm
     store.update_contact(workspace_id, phone=PHONE, tags=["restored"])
     assert contacts_in(restored)[0]["tags"] == ["restored"]
     assert contacts_in(app.extensions["store"].path)[0]["tags"] == ["vip"]
+
+
+def test_a_restored_backup_is_served_at_once(runner, tmp_path):
+    restored = tmp_path / "served.db"
+    assert runner.invoke(args=["backup", str(restored)]).exit_code == 0
+    with serving(tmp_path, QYVO_TOKEN=TOKEN) as server:
+        assert post(server.url, {"phone": PHONE, "name": "Back"}).status_code == 200
+    assert contacts_in(restored)[0]["name"] == "Back"
 
 
 def test_a_backup_replaces_an_earlier_one(app, runner, tmp_path):
