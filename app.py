@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,10 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         synchronous=app.config["CONTACTS_SYNCHRONOUS"],
         application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
     )
-    app.extensions["find_token"] = app.extensions["peek_token"] = token_finder(app)
+    store = app.extensions["store"]
+    default_workspace = cache(partial(store.open_workspace, DEFAULT_WORKSPACE))
+    app.extensions["find_token"] = token_finder(app, default_workspace)
+    app.extensions["peek_token"] = token_finder(app, lambda: 0)  # opens none, and so never waits
     app.extensions["rate_limit"] = RateLimit(app.config["CONTACTS_RATE_LIMIT"])
     app.extensions["identify"] = identify
     app.extensions["read"] = read
@@ -168,12 +171,13 @@ def read_settings(environment: Mapping[str, str]) -> dict[str, Any]:
 # Who calls
 
 
-def token_finder(app: Flask) -> Callable[[str], Token | None]:
-    """Looks a bearer token up among those of the database and QYVO_TOKEN."""
+def token_finder(app: Flask, workspace_id: Callable[[], int]) -> Callable[[str], Token | None]:
+    """Looks a bearer token up among those of the database and QYVO_TOKEN, which is of
+    the workspace `workspace_id()`.
+    """
     store: Store = app.extensions["store"]
     if not app.config["QYVO_TOKEN"]:
         return store.find_token
-    workspace_id = cache(lambda: store.open_workspace(DEFAULT_WORKSPACE))
     configured = hashlib.sha256(app.config["QYVO_TOKEN"].encode()).digest()
 
     def find_token(secret: str) -> Token | None:

@@ -27,6 +27,7 @@ from conftest import (
     head,
     post,
     raw,
+    read_answer,
     received_or_fail,
     serving,
     write_lock,
@@ -226,6 +227,26 @@ def test_a_lock_held_for_longer_is_a_503_in_time_with_reads_answered_meanwhile(s
     assert "database is locked" in server.log()
     assert contacts_in(server.database) == before
     assert post(server.url, {"phone": PHONE, "name": "After"}).status_code == 200
+
+
+def test_a_token_whose_workspace_can_t_be_made_yet_is_known_and_holds_up_nobody(tmp_path):
+    with (
+        serving(tmp_path, QYVO_TOKEN=TOKEN) as server,
+        write_lock(server.database),
+        raw(server.url, head(TOKEN, "Content-Length: 2")) as known,
+        raw(server.url, head("wrong", "Content-Length: 2")) as unknown,
+    ):
+        started = time.monotonic()
+        assert read_answer(unknown)[0] == 401
+        with connection(server.url) as http:
+            http.request("GET", "/healthz")
+            assert http.getresponse().status == 200
+        assert time.monotonic() - started < BUSY_SECONDS / 2
+        known.sendall(b"{}")
+        status, answer = read_answer(known)
+        assert (status, "busy" in answer["error"]) == (503, True)
+        assert time.monotonic() - started < BUSY_SECONDS * 1.5  # and not twice
+        assert "Traceback" not in server.log()
 
 
 # The disk
