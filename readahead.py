@@ -22,15 +22,20 @@ def batches(path: Path, encoding: str, region: str | None) -> Iterator[transfer.
     signal.signal(signal.SIGINT, heeds)
     there.close()  # or the reader's end would go unnoticed
     try:
-        while received := here.recv():
+        while received := _received(here):
             if isinstance(received, Exception):
                 raise received
             yield received
-    except EOFError:
-        raise click.ClickException("The process that read the file was stopped.") from None
     finally:
         here.close()  # which ends a reader that has more to send
         reader.join()
+
+
+def _received(here: Connection) -> transfer.Batch | Exception | None:
+    try:
+        return here.recv()
+    except (EOFError, OSError):  # the latter in the middle of a batch
+        raise click.ClickException("The process that read the file was stopped.") from None
 
 
 def _read(path: Path, encoding: str, region: str | None, there: Connection):

@@ -60,7 +60,7 @@ def importing(make_app, tmp_path):
     """An import of a large file that has written its first rows."""
     database = make_app([]).extensions["store"].path
     file = tmp_path / "many.csv"
-    file.write_text("phone,name\n" + "".join(f"+4477{i:08},{'x' * 60}\n" for i in range(20_000)))
+    file.write_text("phone,name\n" + "".join(f"+4477{i:08},{'x' * 200}\n" for i in range(20_000)))
     with subprocess.Popen(
         [sys.executable, "-m", "flask", "import", file],
         cwd=ROOT,
@@ -110,6 +110,7 @@ def test_ctrl_c_ends_both_processes_and_says_how_far_they_came(importing):
 
 
 def test_a_reader_that_is_killed_is_missed(importing):
+    time.sleep(0.5)  # for the reader to wait in the middle of a batch, which the pipe can't hold
     os.kill(reader_of(importing), signal.SIGKILL)
     importing.lock.close()
     _, stderr = importing.communicate(timeout=SECONDS)
