@@ -97,7 +97,7 @@ def serve(host: str, port: int, sandbox: bool):
         click.echo(NO_TLS, err=True)
     app.config["LOOPBACK_ONLY"] = not beyond_loopback
     app.extensions["store"].while_waiting = server.spare_thread
-    app.extensions["store"].syncs_later = server.leads
+    app.extensions["store"].syncs_later = True
     click.echo(f"Serving on {server.url}")
     if sandbox:
         click.echo("Sandbox: sample contacts, no real ones. Try it:\n")

@@ -10,6 +10,7 @@ import logging
 import math
 import signal
 import socket
+import sys
 import threading
 import time
 from collections import deque
@@ -33,7 +34,7 @@ IDLE_SECONDS = 30
 STOP_SECONDS = 10
 MOST_SPARE_THREADS = 500
 SETTLED_AT_ONCE = 32
-# An answer is sent as a whole, once the application has made it.
+# Less than this is sent when the answers that wait are, not one by one.
 SENT_AT_ONCE = 1024 * 1024
 # Framing may make a chunked body a few times longer than what it carries.
 BODY_BYTES_READ = 4 * 1024 * 1024
@@ -107,6 +108,7 @@ class LingeringChannel(HTTPChannel):
 
     error_task_class = JSONErrorTask
     answer_headers: Mapping[str, str]
+    settle: Callable[[], None]
     lingering = False
 
     def handle_write(self):
@@ -116,7 +118,14 @@ class LingeringChannel(HTTPChannel):
         elif self.close_when_flushed and self.connected and not self.total_outbufs_len:
             self.close_when_flushed = False
             self.lingering = True
-            self.socket.shutdown(socket.SHUT_WR)
+            try:
+                self.socket.shutdown(socket.SHUT_WR)
+            except OSError:  # the client was faster
+                self.handle_close()
+
+    def _flush_some(self, do_close=True):
+        self.settle()
+        return super()._flush_some(do_close)
 
     def handle_read(self):
         if not self.lingering:
@@ -154,16 +163,16 @@ class Server:
 
         `refuses` tells from a request's path and header whether its body can be left unread.
         `answer_headers` go with the errors that are answered without the application.
-        `settle` is called before answers are sent, once for several of them. When it raises they
-        are not sent, and run() ends with that exception.
+        `settle` is called before anything is sent. When it raises nothing is, and run() ends with
+        that exception.
         Raises OSError when the address can't be had.
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
         self.address = listener.getsockname()[0]
-        _allow_open_files(2 * CONNECTION_LIMIT)
+        _allow_open_files(3 * CONNECTION_LIMIT)
         self._server = create_server(
-            self._settled(application),
+            application,
             _dispatcher=self,  # which gets each channel that has a request, by add_task()
             sockets=[listener],
             ident=None,
@@ -176,6 +185,7 @@ class Server:
             clear_untrusted_proxy_headers=False,  # the application knows whom it trusts
             log_socket_errors=False,
             send_bytes=SENT_AT_ONCE,
+            outbuf_high_watermark=sys.maxsize,  # a leader that waited to send would wait for itself
         )
         self._server.channel_class = type(
             "Channel",
@@ -183,6 +193,7 @@ class Server:
             {
                 "parser_class": staticmethod(partial(HeaderFirstParser, server=self)),
                 "answer_headers": answer_headers,
+                "settle": staticmethod(self._settle_or_end),
             },
         )
         self._server.pull_trigger = self._wake_the_leader
@@ -211,7 +222,8 @@ class Server:
         The thread that calls this serves nobody: it is there for the signals.
         """
         with self._succession:
-            self._appoint()
+            if not self._start_thread():
+                raise RuntimeError("The system starts no thread.")
         while not self._finished.wait(1):
             pass  # a signal that comes just before a wait is heeded at its end
         if self._failure:
@@ -223,9 +235,9 @@ class Server:
         """While the caller waits in its thread, another one serves in its place."""
         if self.leads():
             with self._succession:
-                if self._standing_by or self._alive < self._most_threads:
+                if self._standing_by or self._start_thread():
                     self._leader = None
-                    self._appoint()
+                    self._succession.notify()
         yield
 
     def add_task(self, channel: HTTPChannel):
@@ -234,20 +246,23 @@ class Server:
         self._wake_the_leader()
 
     def leads(self) -> bool:
-        """Whether the calling thread leads, and will settle what it answers."""
+        """Whether the calling thread leads."""
         return self._leader == threading.get_ident()
 
     def _wake_the_leader(self):
         if not self.leads():
             self._server.trigger.pull_trigger()
 
-    def _appoint(self):
-        """Let another thread lead. The caller holds the lock of the succession."""
-        if self._standing_by:
-            self._succession.notify()
-        else:
+    def _start_thread(self) -> bool:
+        """False when there are too many. The caller holds the lock of the succession."""
+        if self._alive == self._most_threads:
+            return False
+        try:
             threading.Thread(target=self._take_part, daemon=True).start()
-            self._alive += 1
+        except RuntimeError:  # the system allows no more
+            return False
+        self._alive += 1
+        return True
 
     def _take_part(self):
         try:
@@ -259,8 +274,7 @@ class Server:
                     if self.stopping and self.leads():
                         self._come_to_an_end()
         except BaseException as error:
-            self._failure = error
-            self._finished.set()
+            self._end(error)
 
     def _succeeds(self) -> bool:
         """Wait for the lead; false when enough others do."""
@@ -275,16 +289,16 @@ class Server:
             self._leader = threading.get_ident()
         return True
 
-    def _settled(self, application: Callable) -> Callable:
-        """The application as a thread needs it that may have lost the lead in the meantime."""
+    def _settle_or_end(self):
+        try:
+            self._settle()
+        except Exception as error:
+            self._end(error)
+            raise ConnectionAbortedError from error  # which closes the channel
 
-        def wsgi_app(environ, start_response):
-            answer = application(environ, start_response)
-            if not self.leads():
-                self._settle()
-            return answer
-
-        return wsgi_app
+    def _end(self, failure: BaseException):
+        self._failure = self._failure or failure
+        self._finished.set()
 
     def _answer(self):
         """Answer what has been asked, and send what a leader before this one has answered."""
@@ -298,7 +312,6 @@ class Server:
             self._send_answers()
 
     def _send_answers(self):
-        self._settle()
         for channel in self._answered:
             if channel.connected:
                 wasyncore.write(channel)

@@ -32,6 +32,9 @@ DEFAULT_WORKSPACE = "default"
 _IMPORT_PRAGMAS = ["cache_size = -32768", "wal_autocheckpoint = 4000"]  # KiB and pages
 _WRITABLE = {"name", "email", "tags", "metadata"}
 
+# Of the connections that many slow searches at once have opened. Each may hold 2 MB of cache.
+_READERS_KEPT = 8
+
 # In the header of a database in WAL mode: the versions of its format for writing and reading.
 WAL_VERSIONS = b"\2\2"
 
@@ -268,7 +271,7 @@ class Store:
     """The contacts of one SQLite file, safe to share between threads and between processes.
 
     Nothing is opened before the first call. Every method may raise StoreUnavailable and
-    UnusableDatabase.
+    UnusableDatabase, and those that write NotOnDisk.
     """
 
     def __init__(
@@ -287,8 +290,8 @@ class Store:
         self._commits = self._synced = 0
         self._wal: int | None = None
         self._disk_failed = False
-        # Whether the calling thread will call sync() itself, once for several commits.
-        self.syncs_later: Callable[[], bool] = lambda: False
+        # Whether the caller will call sync() itself, once for several commits.
+        self.syncs_later = False
         # Entered by a thread while it waits for others to write: a server can use another instead.
         self.while_waiting: WhileWaiting = nullcontext
         self._writer: sqlite3.Connection | None = None
@@ -596,7 +599,10 @@ class Store:
                 raise plain from error
             raise
         finally:
-            self._readers.append(db)
+            if len(self._readers) < _READERS_KEPT:
+                self._readers.append(db)
+            else:
+                db.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -624,7 +630,7 @@ class Store:
             raise
         finally:
             self._writing.release()
-        if not self.syncs_later():
+        if not self.syncs_later:
             self.sync()
 
     def _index_when_due(self):
@@ -643,6 +649,8 @@ class Store:
         if self._synced >= commits or self._synchronous != "FULL":
             return
         with self._syncing:
+            if self._disk_failed:  # which the system reports once
+                raise NotOnDisk(f"{self.path}: the disk has failed.")
             if self._synced < commits:
                 commits = self._commits
                 try:

@@ -32,6 +32,7 @@ from conftest import (
     post,
     raw,
     read_answer,
+    received_or_fail,
     serving,
     write_lock,
 )
@@ -395,6 +396,51 @@ def test_head_has_no_body(url):
         received = b"".join(iter(lambda: sock.recv(65536), b""))
     assert received.startswith(b"HTTP/1.1 405 ")
     assert received.endswith(b"\r\n\r\n")
+
+
+# Clients that read slowly, and a system that is short of threads
+
+
+def test_a_client_that_asks_for_much_and_reads_none_of_it_holds_up_nobody(tmp_path):
+    """Eight answers of 4 MiB wait to be sent, more than buffers on the way take."""
+    with serving(tmp_path, "--sandbox") as server:
+        for _ in range(70):
+            post(server.url, {"phone": PHONE, "metadata": {"text": "x" * 60_000}}, "sandbox")
+        journal = head("sandbox", method="GET", path="/sandbox/requests")
+        with raw(server.url, journal * 8) as sock:
+            for _ in range(5):
+                assert post(server.url, {"phone": PHONE}, "sandbox-other").status_code == 200
+            received = bytearray()
+            while received.count(b"HTTP/1.1 200 OK") < 8:
+                received += received_or_fail(sock)
+            assert len(received) > 8 * 3 * MIB
+
+
+def test_where_no_other_thread_can_be_had_calls_are_answered_one_after_the_other(server):
+    script = """if True:
+        import threading
+        from cli import main
+        start, allowed = threading.Thread.start, iter([True])
+        def start_one(thread):
+            if not next(allowed, False):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+        threading.Thread.start = start_one
+        main()
+    """
+    server.stop()
+    with serving(server.database.parent, python=("-c", script), QYVO_TOKEN=TOKEN) as alone:
+        with ThreadPoolExecutor(3) as threads:
+            with write_lock(alone.database):
+                answers = [
+                    threads.submit(post, alone.url, {"phone": PHONE, "metadata": {f"w{n}": n}})
+                    for n in range(3)
+                ]
+                time.sleep(0.5)  # for the first request to reach the lock
+            assert {answer.result(SECONDS).status_code for answer in answers} == {200}
+        assert post(alone.url, {}, path="/v1/actions/search-contacts").status_code == 200
+        assert alone.stop() == 0
+        assert "Traceback" not in alone.log()
 
 
 # The log

@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from conftest import (
@@ -90,6 +91,50 @@ def test_when_the_disk_fails_nobody_is_told_that_all_is_well(make_app, monkeypat
     assert "Mend it, then restart." in caplog.text
     restarted = caller(make_app().test_client())
     assert restarted({"phone": PHONE, "name": "Kept"}).json["name"] == "Kept"
+
+
+def test_when_the_disk_fails_those_who_wait_for_it_are_told_too(make_app, monkeypatch):
+    """The system reports to the first alone that writing failed."""
+    app = make_app()
+    asked = []
+
+    def fail_once(file):
+        asked.append(file)
+        deadline = time.monotonic() + SECONDS
+        while not keys <= stored_keys() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.1)  # for the other to wait
+        if len(asked) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    def stored_keys():
+        [contact] = contacts_in(app.extensions["store"].path)
+        return contact["metadata"].keys()
+
+    def write(key):
+        return caller(app.test_client())({"phone": PHONE, "metadata": {key: 1}})
+
+    keys = {"one", "other"}
+    monkeypatch.setattr("store._fdatasync", fail_once)
+    with ThreadPoolExecutor(2) as threads:
+        for answer in threads.map(write, keys):
+            assert_refused(answer, 503)
+            assert answer.json["error"].startswith("The disk has failed.")
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="counts open files as Linux shows them")
+def test_connections_that_many_slow_readers_needed_are_not_all_kept(app, path):
+    def open_files():
+        links = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.exists()]
+        return links.count(f"{path}-wal")  # of the database itself SQLite keeps them, to use again
+
+    before = open_files()
+    exports = [app.extensions["store"].export_contacts(1) for _ in range(50)]
+    assert all(next(export)["phone"] == PHONE for export in exports)
+    assert open_files() >= before + 49
+    for export in exports:
+        assert list(export) == []
+    assert open_files() < before + 10
 
 
 def test_every_table_is_strict(path):

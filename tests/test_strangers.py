@@ -132,8 +132,9 @@ def test_clients_that_hang_up_half_way_leave_no_traceback_in_the_log(server, pre
     large = head(TOKEN, "Content-Length: 1000000") + b" " * 500_000
     chunked = head(TOKEN, "Transfer-Encoding: chunked") + b"ffff\r\n{"
     several = REQUEST * 20
-    for sent in (REQUEST, REQUEST[:-9], REQUEST[:40], large, chunked, several):
-        for _ in range(20):
+    refused = head("wrong", "Content-Length: 100")
+    for sent in (REQUEST, REQUEST[:-9], REQUEST[:40], large, chunked, several, refused):
+        for _ in range(100):
             with raw(server.url, sent) as sock:
                 prepare(sock)
     for _ in range(20):
