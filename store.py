@@ -958,7 +958,7 @@ _SORT = f"""
                 SELECT number, folded, phone, tags
                 FROM contact INDEXED BY contact_by_recency WHERE workspace_id = :workspace_id
                 ORDER BY recency DESC, number DESC LIMIT :window
-            ) WHERE {_IS_INDEXED} AND {_MEETS_FILTERS} LIMIT :limit
+            ) WHERE {_MEETS_FILTERS} AND {_IS_INDEXED} LIMIT :limit
         )
     ) AND {_MEETS_FILTERS}
     ORDER BY updated_at DESC, number DESC LIMIT :limit
@@ -969,7 +969,7 @@ _WALK = f"""
         SELECT number FROM unindexed WHERE number BETWEEN :first AND :last
         UNION SELECT number FROM (
             SELECT number FROM contact INDEXED BY contact_by_recency
-            WHERE workspace_id = :workspace_id AND {_IS_INDEXED} AND {_MEETS_FILTERS}
+            WHERE workspace_id = :workspace_id AND {_MEETS_FILTERS} AND {_IS_INDEXED}
             ORDER BY recency DESC, number DESC LIMIT :limit
         )
     ) AND {_MEETS_FILTERS}
