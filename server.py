@@ -31,7 +31,7 @@ except ImportError:  # as on Windows, which knows no such limit
 
 CONNECTION_LIMIT = 1000
 IDLE_SECONDS = 30
-STOP_SECONDS = 10
+STOP_SECONDS = 8  # after 10 Docker kills
 MOST_SPARE_THREADS = 500
 SETTLED_AT_ONCE = 32
 # Less than this is sent when the answers that wait are, not one by one.
@@ -56,13 +56,14 @@ class HeaderFirstParser(HTTPRequestParser):
         header_was_read = self.headers_finished
         try:
             consumed = super().received(data)
-        except ValueError as error:  # a length of 5,000 digits, http://[ as the path
-            self.error, self.completed = BadRequest(str(error)), True
-            return len(data)
+        except ValueError:  # a length of 5,000 digits, http://[ as the path
+            return self._refuse("The request line or a header makes no sense", data)
         if isinstance(self.error, RequestEntityTooLarge):
             return self._leave_the_rest(data)
         if header_was_read or not self.headers_finished or self.error:
             return consumed
+        if self.chunked and "CONTENT_LENGTH" in self.headers:  # by which proxies may be deceived
+            return self._refuse("Content-Length and Transfer-Encoding exclude each other", data)
         if self._server.stopping:
             self.headers["CONNECTION"] = "close"
         all_is_here = self.completed or 0 < self.content_length <= len(data) - consumed
@@ -73,6 +74,10 @@ class HeaderFirstParser(HTTPRequestParser):
             return self._server.refuses(self.path, self.headers)
         except Exception:
             return False  # the application will meet the same error, and answer it
+
+    def _refuse(self, text: str, data: bytes) -> int:
+        self.error, self.completed = BadRequest(text), True
+        return len(data)
 
     def _leave_the_rest(self, data: bytes) -> int:
         self.error = None
@@ -109,7 +114,17 @@ class LingeringChannel(HTTPChannel):
     error_task_class = JSONErrorTask
     answer_headers: Mapping[str, str]
     settle: Callable[[], None]
+    make_room: Callable[[], None]
     lingering = False
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.make_room()
+
+    def owed(self) -> tuple[bool, float]:
+        """The least is owed to who has named no good token, and has been silent for longest."""
+        sends_a_body = self.request and self.request.headers_finished and not self.lingering
+        return bool(sends_a_body), self.last_activity
 
     def handle_write(self):
         self._flush_exception(self._flush_some_if_lockable)
@@ -176,9 +191,8 @@ class Server:
             _dispatcher=self,  # which gets each channel that has a request, by add_task()
             sockets=[listener],
             ident=None,
-            connection_limit=CONNECTION_LIMIT,
+            connection_limit=2 * CONNECTION_LIMIT,  # of which half may be silent
             asyncore_use_poll=True,  # select() can't watch that many
-            channel_timeout=IDLE_SECONDS,
             cleanup_interval=5,
             max_request_header_size=32 * 1024,
             max_request_body_size=BODY_BYTES_READ,
@@ -194,9 +208,11 @@ class Server:
                 "parser_class": staticmethod(partial(HeaderFirstParser, server=self)),
                 "answer_headers": answer_headers,
                 "settle": staticmethod(self._settle_or_end),
+                "make_room": staticmethod(self._make_room),
             },
         )
         self._server.pull_trigger = self._wake_the_leader
+        self._server.maintenance = self._drop_the_idle
         self.refuses = refuses
         self._settle = settle
         self.stopping = False
@@ -316,6 +332,20 @@ class Server:
             if channel.connected:
                 wasyncore.write(channel)
         self._answered.clear()
+
+    def _silent(self) -> list[LingeringChannel]:
+        """The connections on which nothing is being answered."""
+        return [c for c in self._server.active_channels.values() if not c.requests]
+
+    def _make_room(self):
+        if len(silent := self._silent()) > CONNECTION_LIMIT:
+            min(silent, key=LingeringChannel.owed).handle_close()
+
+    def _drop_the_idle(self, now: float):
+        """At once: waitress would wait until those that read nothing can be written to."""
+        for channel in self._silent():
+            if channel.last_activity < now - IDLE_SECONDS:
+                channel.handle_close()
 
     def _stop(self, number, frame):
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait

@@ -367,6 +367,8 @@ GARBAGE = {
     "bad_chunk": head("sandbox", "Transfer-Encoding: chunked") + b"zz\r\n",
     "folded": head("sandbox", "X-A: b", " folded"),
     "header_of_64_kib": head("sandbox", "X-A: " + "a" * 65536),
+    "two_framings": head("sandbox", "Content-Length: 9", "Transfer-Encoding: chunked")
+    + b"0\r\n\r\n",
     "bare_newline": head("sandbox", "X-A: a\nb"),
     "length_of_5000_digits": head("sandbox", "Content-Length: " + "9" * 5000),
     "open_bracket": b"GET http://[ HTTP/1.1\r\n\r\n",
@@ -379,6 +381,12 @@ def test_what_is_not_http_gets_a_4xx_or_5xx_as_json(url, sent):
         status, answer = read_answer(sock)
         assert 400 <= status < 600
         assert answer["error"] == answer["message"]
+
+
+def test_a_length_that_python_refuses_is_refused_in_our_own_words(url):
+    with raw(url, GARBAGE["length_of_5000_digits"]) as sock:
+        text = "Bad Request: The request line or a header makes no sense"
+        assert read_answer(sock) == (400, {"error": text, "message": text})
 
 
 @pytest.mark.parametrize("host", ["", "a b", "[::1", "{}", "\xff", "a" * 3000, "x:notaport"])
