@@ -7,7 +7,9 @@ import logging
 import math
 import os
 import re
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -233,41 +235,51 @@ def refuses_by_header(app: Flask, path: str, headers: Mapping[str, str]) -> bool
 
 
 class RateLimit:
-    """So many requests in any 60 seconds for each token; without a number, any number of them."""
+    """So many requests in any 60 seconds for each token; without a number, any number of them.
+
+    Each process counts by itself.
+    """
 
     def __init__(self, per_minute: int | None):
-        self._limit = None
-        if per_minute:
-            from limits import RateLimitItemPerMinute, storage, strategies  # 50 ms of the start
-
-            self._limit = RateLimitItemPerMinute(per_minute)
-            self._window = strategies.MovingWindowRateLimiter(storage.MemoryStorage())
+        self._limit = per_minute
+        # When the requests of the last minute were admitted, by a clock that nobody sets.
+        self._admitted: dict[tuple[int, str], deque[float]] = {}
+        self._lock = threading.Lock()
 
     def count(self, token: Token):
         """Raises TooManyRequests, with the seconds after which a request is answered again."""
         if not self._limit:
             return
-        admitted = self._window.hit(self._limit, *_key(token))
-        reset, remaining = self._window.get_window_stats(self._limit, *_key(token))
+        now = time.monotonic()
+        with self._lock:
+            admitted = self._admitted.setdefault(_key(token), deque())
+            while admitted and admitted[0] <= now - 60:
+                admitted.popleft()
+            wait = admitted[0] + 60 - now if len(admitted) == self._limit else 0
+            if not wait:
+                admitted.append(now)
+            remaining = self._limit - len(admitted)
         g.rate_limit_headers = {
-            "X-RateLimit-Limit": str(self._limit.amount),
-            "X-RateLimit-Remaining": str(max(0, remaining)),
+            "X-RateLimit-Limit": str(self._limit),
+            "X-RateLimit-Remaining": str(remaining),
         }
-        if not admitted:
-            raise TooManyRequests(retry_after=max(1, math.floor(reset - time.time()) + 1))
+        if wait:
+            raise TooManyRequests(retry_after=math.floor(wait) + 1)
 
     def is_used_up(self, token: Token) -> bool:
         """Whether count() would refuse, without counting."""
-        return bool(self._limit) and not self._window.test(self._limit, *_key(token))
+        with self._lock:
+            admitted = self._admitted.get(_key(token), ())
+            return len(admitted) == self._limit and admitted[0] > time.monotonic() - 60
 
     def forget(self, token: Token):
         """Free what is kept for a token that is no more."""
-        if self._limit:
-            self._window.clear(self._limit, *_key(token))
+        with self._lock:
+            self._admitted.pop(_key(token), None)
 
 
-def _key(token: Token) -> tuple[str, str]:
-    return str(token.id), token.name
+def _key(token: Token) -> tuple[int, str]:
+    return token.id, token.name
 
 
 def show_rate_limit(response: Response) -> Response:

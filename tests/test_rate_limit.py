@@ -26,9 +26,9 @@ LIMIT, REMAINING = "X-RateLimit-Limit", "X-RateLimit-Remaining"
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time as `limits` and the application see it; `now` is yours to set."""
-    clock = SimpleNamespace(now=1_800_000_000.25)
-    monkeypatch.setattr(time, "time", lambda: clock.now)
+    """The time as the application sees it; `now` is yours to set."""
+    clock = SimpleNamespace(now=1000.25)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     return clock
 
 
