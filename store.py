@@ -288,6 +288,7 @@ class Store:
         self._writing = FairLock()
         self._syncing = threading.Lock()
         self._commits = self._synced = 0
+        self._committing = False
         self._wal: int | None = None
         self._disk_failed = False
         # Whether the caller will call sync() itself, once for several commits.
@@ -452,10 +453,11 @@ class Store:
         """The contact with that id, phone or email; of several with one email the most recently
         updated. Raises ContactNotFound.
         """
-        with self._reading() as db:
-            if email:
+        if email:
+            with self.while_waiting(), self._reading() as db:
                 found = _search(db, workspace_id, email=email, exact_order=True)
                 return _contact(_required(next(iter(found), None)))
+        with self._reading() as db:
             return _contact(_required(_find(db, workspace_id, contact_id, phone)))
 
     def search_contacts(
@@ -608,7 +610,7 @@ class Store:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Read, merge and write as one. Threads queue here, other processes at BEGIN IMMEDIATE.
 
-        Both waits together last no longer than BUSY_SECONDS.
+        Both waits together last no longer than BUSY_SECONDS, once the file is open.
         """
         give_up = time.monotonic() + BUSY_SECONDS
         if not self._writing.acquire(BUSY_SECONDS, self.while_waiting):
@@ -623,12 +625,14 @@ class Store:
                 yield self._writer
                 if self._writer.total_changes - before > 1:  # perhaps of one more in `unindexed`
                     self._index_when_due()
+                self._committing = True  # from now on others may read it, before it is counted
             self._commits += self._writer.total_changes != before
         except sqlite3.Error as error:
             if plain := _said_plainly(error, self.path):
                 raise plain from error
             raise
         finally:
+            self._committing = False
             self._writing.release()
         if not self.syncs_later:
             self.sync()
@@ -645,13 +649,14 @@ class Store:
         With synchronous=FULL SQLite would do this within each commit, and the next would wait for
         it. This lets many commits share it.
         """
+        committing = self._committing  # asked first, since it ends with being counted
         commits = self._commits
-        if self._synced >= commits or self._synchronous != "FULL":
+        if self._synchronous != "FULL" or (self._synced >= commits and not committing):
             return
         with self._syncing:
             if self._disk_failed:  # which the system reports once
                 raise NotOnDisk(f"{self.path}: the disk has failed.")
-            if self._synced < commits:
+            if self._synced < commits or committing:
                 commits = self._commits
                 try:
                     _fdatasync(self._wal)
@@ -892,7 +897,8 @@ def _changed(row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     if changed == row:
         return row
     changed["folded"] = _folded(changed["name"], changed["email"])
-    changed["updated_at"] = _now()
+    now = _now()
+    changed["updated_at"] = now + (now == row["updated_at"])  # which tells the indices of a change
     return changed
 
 

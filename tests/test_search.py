@@ -194,6 +194,15 @@ def test_a_filter_that_is_no_string_or_no_filter_is_a_422(act, body):
     assert list(answer.json["errors"]) == list(body)
 
 
+def test_a_change_is_found_though_the_clock_stands_still(act, found, monkeypatch):
+    monkeypatch.setattr(store_module, "_INDEX_AT", 1)
+    monkeypatch.setattr(store_module, "_now", lambda: 1_800_000_000_000_000)
+    act("create-contact", {"phone": "+14155550199", "name": "Alice"})
+    act("update-contact", {"phone": "+14155550199", "name": "Bertrand"})
+    assert found(query="bertrand") == ["+14155550199"]
+    assert found(query="alice") == []
+
+
 @pytest.mark.parametrize("query", ["", "c", "contact"])
 def test_contacts_that_wait_for_the_index_are_in_nobodys_way(app, found, monkeypatch, query):
     """They came with an update of the future, and so are the most recent ones in the index."""

@@ -122,6 +122,34 @@ def test_when_the_disk_fails_those_who_wait_for_it_are_told_too(make_app, monkey
             assert answer.json["error"].startswith("The disk has failed.")
 
 
+def test_what_is_read_while_another_thread_writes_it_is_on_the_disk_before_it_is_told(
+    make_app, monkeypatch
+):
+    store = make_app([{**ROMAIN, "metadata": {"n": 0}}]).extensions["store"]
+    store.syncs_later = True
+    on_disk = 0
+
+    def number():
+        return store.get_contact(1, phone=PHONE)["metadata"]["n"]
+
+    def sync(file):
+        nonlocal on_disk
+        on_disk = max(on_disk, number())  # what is committed before the sync
+
+    def write():
+        for n in range(1, 3000):
+            store.update_contact(1, phone=PHONE, metadata={"n": n})
+
+    monkeypatch.setattr("store._fdatasync", sync)
+    with ThreadPoolExecutor(1) as thread:
+        writer = thread.submit(write)
+        while not writer.done():
+            told = number()
+            store.sync()
+            assert told <= on_disk
+    writer.result()
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="counts open files as Linux shows them")
 def test_connections_that_many_slow_readers_needed_are_not_all_kept(app, path):
     def open_files():
