@@ -5,6 +5,7 @@ stalled sender from holding a thread; but a caller without a good token should b
 forgotten, before it has sent anything. Errors of HTTP itself are answered as JSON here.
 """
 
+import errno
 import json
 import logging
 import math
@@ -36,6 +37,8 @@ MOST_SPARE_THREADS = 500
 SETTLED_AT_ONCE = 32
 # Less than this is sent when the answers that wait are, not one by one.
 SENT_AT_ONCE = 1024 * 1024
+# Who leaves more than this unread is answered nothing more until it is read.
+MOST_UNREAD = 64 * 1024
 # Framing may make a chunked body a few times longer than what it carries.
 BODY_BYTES_READ = 4 * 1024 * 1024
 
@@ -64,6 +67,8 @@ class HeaderFirstParser(HTTPRequestParser):
             return consumed
         if self.chunked and "CONTENT_LENGTH" in self.headers:  # by which proxies may be deceived
             return self._refuse("Content-Length and Transfer-Encoding exclude each other", data)
+        if self.completed:
+            self.expect_continue = False  # there is no body to go on with
         if self._server.stopping:
             self.headers["CONNECTION"] = "close"
         all_is_here = self.completed or 0 < self.content_length <= len(data) - consumed
@@ -116,10 +121,20 @@ class LingeringChannel(HTTPChannel):
     settle: Callable[[], None]
     make_room: Callable[[], None]
     lingering = False
+    parked = False
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.make_room()
+
+    @property
+    def last_activity(self) -> float:
+        """By a clock that nobody sets, unlike waitress's."""
+        return self._last_activity
+
+    @last_activity.setter
+    def last_activity(self, _):
+        self._last_activity = time.monotonic()
 
     def owed(self) -> tuple[bool, float]:
         """The least is owed to who has named no good token, and has been silent for longest."""
@@ -128,6 +143,9 @@ class LingeringChannel(HTTPChannel):
 
     def handle_write(self):
         self._flush_exception(self._flush_some_if_lockable)
+        if self.parked and self.total_outbufs_len <= MOST_UNREAD:
+            self.parked = False
+            self.server.add_task(self)
         if self.will_close:
             self.handle_close()
         elif self.close_when_flushed and self.connected and not self.total_outbufs_len:
@@ -144,10 +162,10 @@ class LingeringChannel(HTTPChannel):
 
     def handle_read(self):
         if not self.lingering:
-            unfinished, last_activity = self.request, self.last_activity
+            unfinished, last_activity = self.request, self._last_activity
             super().handle_read()
             if unfinished and self.request is unfinished and not unfinished.headers_finished:
-                self.last_activity = last_activity  # a header that drips in is no activity
+                self._last_activity = last_activity  # a header that drips in is no activity
             return
         try:
             self.recv(65536)  # does not count as activity: IDLE_SECONDS bounds it
@@ -193,7 +211,6 @@ class Server:
             ident=None,
             connection_limit=2 * CONNECTION_LIMIT,  # of which half may be silent
             asyncore_use_poll=True,  # select() can't watch that many
-            cleanup_interval=5,
             max_request_header_size=32 * 1024,
             max_request_body_size=BODY_BYTES_READ,
             clear_untrusted_proxy_headers=False,  # the application knows whom it trusts
@@ -212,7 +229,7 @@ class Server:
             },
         )
         self._server.pull_trigger = self._wake_the_leader
-        self._server.maintenance = self._drop_the_idle
+        self._server.maintenance = lambda now: None  # _drop_the_idle() does it
         self.refuses = refuses
         self._settle = settle
         self.stopping = False
@@ -227,6 +244,7 @@ class Server:
         self._leader: int | None = None
         self._alive = 0
         self._standing_by = 0
+        self._next_look = time.monotonic()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         name = f"[{host}]" if family == socket.AF_INET6 else host
@@ -236,10 +254,11 @@ class Server:
         """Serve until SIGTERM or Ctrl-C, then answer what has been asked and return.
 
         The thread that calls this serves nobody: it is there for the signals.
+        Raises OSError when the system has no other thread to give, and what `settle` has raised.
         """
         with self._succession:
             if not self._start_thread():
-                raise RuntimeError("The system starts no thread.")
+                raise OSError(errno.EAGAIN, "The system starts no thread")
         while not self._finished.wait(1):
             pass  # a signal that comes just before a wait is heeded at its end
         if self._failure:
@@ -285,8 +304,10 @@ class Server:
             while self._succeeds():
                 self._answer()
                 while self.leads() and not self._finished.is_set():
-                    wasyncore.loop(timeout=1, use_poll=True, map=self._server._map, count=1)
+                    timeout = 0 if self._asked else 1
+                    wasyncore.loop(timeout, use_poll=True, map=self._server._map, count=1)
                     self._answer()
+                    self._drop_the_idle()
                     if self.stopping and self.leads():
                         self._come_to_an_end()
         except BaseException as error:
@@ -310,39 +331,51 @@ class Server:
             self._settle()
         except Exception as error:
             self._end(error)
-            raise ConnectionAbortedError from error  # which closes the channel
+            raise ConnectionAbortedError(errno.ECONNABORTED, str(error)) from error
 
     def _end(self, failure: BaseException):
         self._failure = self._failure or failure
         self._finished.set()
 
     def _answer(self):
-        """Answer what has been asked, and send what a leader before this one has answered."""
-        while self._asked or self._answered:
-            while self._asked and len(self._answered) < SETTLED_AT_ONCE:
-                channel = self._asked.popleft()
-                channel.service()
-                if not self.leads():
-                    return
-                self._answered.append(channel)
-            self._send_answers()
-
-    def _send_answers(self):
+        """Answer some of what has been asked; send that, and what an earlier leader answered."""
+        while self._asked and len(self._answered) < SETTLED_AT_ONCE:
+            channel = self._asked.popleft()
+            if channel.total_outbufs_len > MOST_UNREAD:
+                channel.parked = True
+                continue
+            self._serve(channel)
+            if not self.leads():
+                return
+            self._answered.append(channel)
         for channel in self._answered:
             if channel.connected:
                 wasyncore.write(channel)
         self._answered.clear()
 
+    def _serve(self, channel: LingeringChannel):
+        try:
+            channel.service()
+        except Exception:  # as when the client is gone in the middle of it
+            log.exception("a connection had to be closed")
+            channel.will_close = True
+            self._wake_the_leader()
+
     def _silent(self) -> list[LingeringChannel]:
         """The connections on which nothing is being answered."""
-        return [c for c in self._server.active_channels.values() if not c.requests]
+        channels = list(self._server.active_channels.values())
+        return [channel for channel in channels if channel.parked or not channel.requests]
 
     def _make_room(self):
         if len(silent := self._silent()) > CONNECTION_LIMIT:
             min(silent, key=LingeringChannel.owed).handle_close()
 
-    def _drop_the_idle(self, now: float):
+    def _drop_the_idle(self):
         """At once: waitress would wait until those that read nothing can be written to."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + 1
         for channel in self._silent():
             if channel.last_activity < now - IDLE_SECONDS:
                 channel.handle_close()
@@ -357,7 +390,7 @@ class Server:
         if self._server.accepting:
             self._server.accepting = False
             wasyncore.dispatcher.close(self._server)
-        channels = self._server.active_channels.values()
+        channels = list(self._server.active_channels.values())
         busy = any(c.requests or c.request or c.total_outbufs_len for c in channels)
         if not busy or time.monotonic() > self._give_up:
             self._finished.set()

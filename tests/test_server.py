@@ -295,6 +295,38 @@ def test_expect_100_continue_is_told_to_continue(url):
         assert read_answer(sock)[0] == 200
 
 
+def test_expect_100_continue_without_a_body_is_answered_and_the_next_request_too(url):
+    with raw(url, head("sandbox", "Content-Length: 0", "Expect: 100-continue")) as sock:
+        assert read_answer(sock)[0] == 400
+        sock.sendall(head("sandbox", method="GET", path="/v1/me"))
+        assert read_answer(sock)[0] == 200
+
+
+def test_a_connection_that_fails_in_an_odd_way_ends_alone(server):
+    script = """if True:
+        from waitress import wasyncore
+        send = wasyncore.dispatcher.send
+        def send_or_fail(channel, data, do_close=True):
+            if b"100 Continue" in data:
+                raise TimeoutError("no route")
+            return send(channel, data, do_close)
+        wasyncore.dispatcher.send = send_or_fail
+        from cli import main
+        main()
+    """
+    server.stop()
+    request = head(TOKEN, f"Content-Length: {len(BODY)}") + BODY
+    expecting = head(TOKEN, "Content-Length: 2", "Expect: 100-continue")
+    with (
+        serving(server.database.parent, python=("-c", script), QYVO_TOKEN=TOKEN) as odd,
+        raw(odd.url, request + expecting) as sock,
+    ):
+        while sock.recv(65536):
+            pass
+        assert post(odd.url, {"phone": PHONE}).status_code == 200
+        assert odd.stop() == 0
+
+
 # Bodies
 
 
