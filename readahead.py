@@ -27,7 +27,8 @@ def batches(path: Path, encoding: str, region: str | None) -> Iterator[transfer.
                 raise received
             yield received
     finally:
-        here.close()  # which ends a reader that has more to send
+        here.close()
+        reader.terminate()  # unless it has come to its end
         reader.join()
 
 
