@@ -51,17 +51,17 @@ def main():
 
 
 @contextmanager
-def one_line_errors():
-    """What an operator can mend is said in one line, with exit status 1."""
+def one_line_errors(failure: type[click.ClickException] = click.ClickException):
+    """What an operator can mend is said in one line, with the exit status of `failure`."""
     try:
         yield
     except (NotOnDisk, StoreUnavailable, UnusableDatabase) as error:
-        raise click.ClickException(str(error)) from error
+        raise failure(str(error)) from error
     except BrokenPipeError:
         raise  # whoever reads the output has had enough: click ends quietly
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        raise click.ClickException(f"{where}{error.strerror}.") from error
+        raise failure(f"{where}{error.strerror}.") from error
 
 
 @click.command()
@@ -100,8 +100,10 @@ def serve(host: str, port: int, sandbox: bool):
     app.extensions["store"].syncs_later = True
     click.echo(f"Serving on {server.url}")
     if sandbox:
-        click.echo("Sandbox: sample contacts, no real ones. Try it:\n")
-        token = "$QYVO_TOKEN" if app.config["QYVO_TOKEN"] else app.config["SANDBOX_TOKEN"]
+        token, where = app.config["SANDBOX_TOKEN"], ""
+        if app.config["QYVO_TOKEN"]:
+            token, where = "$QYVO_TOKEN", " where QYVO_TOKEN is set as it is here"
+        click.echo(f"Sandbox: sample contacts, no real ones. Try it{where}:\n")
         click.echo(CURL_EXAMPLE.format(url=server.url, token=token) + "\n")
     elif not tokens and not app.config["QYVO_TOKEN"]:
         click.echo("No token yet, so every call is a 401. Make one: flask token create NAME")
@@ -176,14 +178,18 @@ of_workspace = click.option(
 def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
     """Create or update contacts from FILE, a .csv or .jsonl.
 
-    Exits with 0 when every row is in, 1 when some were refused, 2 when the file can't be read.
+    Exits with 0 when every row is in, 1 when some were refused, 2 when it did not come to its end.
     """
     region = current_app.config["CONTACTS_DEFAULT_REGION"]
     schemas.default_region.set(region)
     taken = refused = 0
     size = file.stat().st_size
     read = transfer.by_ending(file, transfer.READERS)
-    with one_line_errors(), transfer.opened(file, encoding) as text, ExitStack() as stack:
+    with (
+        one_line_errors(transfer.Unfinished),
+        transfer.opened(file, encoding) as text,
+        ExitStack() as stack,
+    ):
         contacts = read(text)
         if contacts.kept_as_metadata:
             columns = ", ".join(contacts.kept_as_metadata)
@@ -208,10 +214,12 @@ def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
                         taken += 1
                 bar.update(batch.bytes_read - bar.pos)
         except BaseException:
-            click.echo(
-                f"Stopped after {taken} contacts or a few more. They stay; a new run passes them.",
-                err=True,
-            )
+            if not dry_run:
+                click.echo(
+                    f"Stopped after {taken} contacts or a few more. They are in the database, and"
+                    " another run leaves them as they are.",
+                    err=True,
+                )
             raise
     click.echo(f"{'To import' if dry_run else 'Imported'}: {taken}. Refused: {refused}.")
     if refused:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import click
-
 import schemas
 import transfer
 
@@ -36,7 +34,7 @@ def _received(here: Connection) -> transfer.Batch | Exception | None:
     try:
         return here.recv()
     except (EOFError, OSError):  # the latter in the middle of a batch
-        raise click.ClickException("The process that read the file was stopped.") from None
+        raise transfer.Unfinished("The process that read the file was stopped.") from None
 
 
 def _read(path: Path, encoding: str, region: str | None, there: Connection):

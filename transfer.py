@@ -51,8 +51,8 @@ VARIANTS = {
 FIELDS = {variant: field for field, variants in VARIANTS.items() for variant in variants.split()}
 
 
-class UnusableFile(click.ClickException):
-    """The file can't be read, whatever its rows say."""
+class Unfinished(click.ClickException):
+    """The import can't come to its end, whatever the rows say."""
 
     exit_code = 2
 
@@ -86,7 +86,7 @@ class CSVFile:
         self._titles = self._next() or []
         columns = _columns(self._titles)
         if "phone" not in columns:
-            raise UnusableFile("No column is named phone: the first line must name the columns.")
+            raise Unfinished("No column is named phone: the first line must name the columns.")
         self._reason = columns.pop(REASON, None)
         rules = schemas.ImportedCells().load_fields
         self._rules = [
@@ -120,7 +120,7 @@ class CSVFile:
         try:
             return next(self._csv, None)
         except csv.Error as error:
-            raise UnusableFile(f"Line {line} is not CSV: {error}.") from error
+            raise Unfinished(f"Line {line} is not CSV: {error}.") from error
 
     def _row(self, line: int, cells: list[str]) -> Row:
         contact, errors = {}, {}
@@ -229,22 +229,22 @@ WRITERS = {".csv": write_csv, ".jsonl": write_json_lines}
 
 
 def by_ending(path: Path, formats: dict[str, Any]) -> Any:
-    """What the file's ending says that it holds. Raises UnusableFile."""
+    """What the file's ending says that it holds. Raises Unfinished."""
     try:
         return formats[path.suffix.lower()]
     except KeyError:
-        raise UnusableFile(f"{path}: the name must end in .csv or .jsonl.") from None
+        raise Unfinished(f"{path}: the name must end in .csv or .jsonl.") from None
 
 
 @contextmanager
 def opened(path: Path, encoding: str) -> Iterator[TextIO]:
-    """The file, once all of it is known to be in that encoding; raises UnusableFile."""
+    """The file, once all of it is known to be in that encoding; raises Unfinished."""
     with path.open("rb") as file, TextIOWrapper(file, ENCODINGS[encoding], newline="") as text:
         try:
             while text.read(LONGEST_CELL):
                 pass
         except UnicodeError as error:
-            raise UnusableFile(
+            raise Unfinished(
                 f"{path} is not {encoding.upper()}: name its encoding, as in --encoding cp1252."
             ) from error
         text.seek(0)
@@ -319,7 +319,7 @@ def _columns(titles: list[str]) -> dict[str, int]:
     for position, title in enumerate(titles):
         name = _field(title) or title.strip() or f"column {position + 1}"
         if name in columns:
-            raise UnusableFile(
+            raise Unfinished(
                 f"The columns {titles[columns[name]]} and {title} mean the same: rename one."
             )
         columns[name] = position

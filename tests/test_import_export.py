@@ -240,6 +240,20 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(import_text, stored, 
     assert stored() == before
 
 
+def test_what_came_in_before_a_file_turns_out_to_be_broken_stays(import_text, stored):
+    many = "".join(f"+4477{n:08}\n" for n in range(600))
+    result = import_text(f'phone\n{many}"never closed\n', status=2)
+    assert "Stopped after 500 contacts or a few more." in result.stderr
+    assert len(stored()) == 1 + 500
+    assert "Stopped" not in import_text(f'phone\n{many}"no\n', "--dry-run", status=2).stderr
+
+
+def test_an_import_that_can_not_keep_what_it_refuses_ends_with_2(import_text, run, tmp_path):
+    (tmp_path / "contacts.csv.rejected.csv").mkdir()
+    result = import_text(f"phone\n{NOOR}\n1\n", status=2)
+    assert result.stderr.splitlines()[-1].startswith("Error: ")
+
+
 def test_a_file_that_is_not_there_is_refused(run, tmp_path):
     assert "does not exist" in run("import", tmp_path / "missing.csv", status=2).stderr
 

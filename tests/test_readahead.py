@@ -101,7 +101,8 @@ def test_ctrl_c_ends_both_processes_and_says_how_far_they_came(importing):
     importing.send_signal(signal.SIGINT)
     _, stderr = importing.communicate(timeout=SECONDS)
     assert re.fullmatch(
-        r"Stopped after \d+ contacts or a few more\. They stay; a new run passes them\.\n"
+        r"Stopped after \d+ contacts or a few more\. They are in the database, and another run"
+        r" leaves them as they are\.\n"
         r"\s*Aborted!\n",
         stderr,
     )
@@ -116,7 +117,7 @@ def test_a_reader_that_is_killed_is_missed(importing):
     _, stderr = importing.communicate(timeout=SECONDS)
     assert stderr.splitlines()[1:] == ["Error: The process that read the file was stopped."]
     assert stderr.startswith("Stopped after ")
-    assert importing.returncode == 1
+    assert importing.returncode == 2
 
 
 def test_a_reader_without_an_importer_ends(importing):
