@@ -27,6 +27,7 @@ from werkzeug.exceptions import (
     Forbidden,
     GatewayTimeout,
     HTTPException,
+    InternalServerError,
     TooManyRequests,
     Unauthorized,
 )
@@ -80,7 +81,7 @@ MOST_WORKSPACES = 200
 MOST_REQUESTS = 500
 SHOWN = 100
 BODY_KEPT = 64 * 1024
-REASON_KEPT = 1000
+TEXT_KEPT = 1000
 BODIES_KEPT = 4 * 1024 * 1024
 LONGEST_DELAY_MS = 60_000
 CONTENT_SECURITY_POLICY = (
@@ -313,12 +314,12 @@ def keep_in_journal(response: Response) -> Response:
             with suppress(HTTPException):
                 request.get_data()  # nobody else reads it
         workspaces().current().journal.add(
-            time=datetime.now(UTC),
+            time=datetime.now(UTC).replace(microsecond=0),
             method=request.method,
-            path=request.path,
+            path=request.path[:TEXT_KEPT],
             status=response.status_code,
             milliseconds=round((time.perf_counter() - g.started) * 1000, 1),
-            content_type=request.content_type,
+            content_type=request.content_type and request.content_type[:TEXT_KEPT],
             request_body=request.body and request.body[:BODY_KEPT],
             response_body=response.get_data()[:BODY_KEPT],
             reason=reason(response),
@@ -338,7 +339,7 @@ def reason(response: Response) -> str | None:
     if "errors" not in answer:
         return answer["error"]
     errors = [f"{field}: {' '.join(texts)}" for field, texts in answer["errors"].items()]
-    return " ".join(errors)[:REASON_KEPT]
+    return " ".join(errors)[:TEXT_KEPT]
 
 
 def ends_with(path: str, end: str | None) -> bool:
@@ -394,7 +395,7 @@ FAULTS: dict[int, Callable[[], Exception]] = {
     404: ContactNotFound,
     422: lambda: ValidationError(REHEARSED),
     429: lambda: TooManyRequests(retry_after=1),
-    500: lambda: RuntimeError("a fault that the sandbox was asked for"),
+    500: lambda: InternalServerError("Server error"),
     502: BadGateway,
     503: lambda: StoreUnavailable(BUSY),
     504: GatewayTimeout,
@@ -403,7 +404,8 @@ FAULTS: dict[int, Callable[[], Exception]] = {
 
 def is_a_call(path: str):
     rules = current_app.url_map.iter_rules()
-    if not any(r.endpoint.startswith("api.") and ends_with(r.rule, path) for r in rules):
+    calls = [rule.rule for rule in rules if rule.endpoint.startswith("api.")]
+    if not path or not any(ends_with(call, path) for call in calls):
         raise ValidationError("Must be a call, for example /actions/update-contact.")
 
 
@@ -543,8 +545,8 @@ def show_faults():
 @control.put("/faults")
 def arm():
     """Arm this fault in place of any other."""
-    faults = workspaces().current().faults
-    faults.arm(read(fault_body))
+    faults, fault = workspaces().current().faults, read(fault_body)
+    faults.arm({name: fault[name] for name in fault_body.fields if name in fault})
     return faults.state()
 
 
