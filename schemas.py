@@ -116,6 +116,8 @@ class EmailAddress(Text):
 
     def _deserialize(self, value, attr, data, **kwargs):
         email = super()._deserialize(value, attr, data, **kwargs)
+        if not email.isprintable():  # an invisible character, with which nobody would find it
+            raise self.make_error("not_email")
         try:
             return self._valid(email)
         except ValidationError as error:
@@ -280,7 +282,10 @@ class Moment(fields.AwareDateTime):
 class Body(Schema):
     """A JSON object without unknown fields: a typo must not be ignored in silence (ours)."""
 
-    error_messages = {"unknown": "Unknown field: check its spelling."}
+    error_messages = {
+        "unknown": "Unknown field: check its spelling.",
+        "type": "Must be a JSON object.",
+    }
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -307,6 +312,12 @@ class Body(Schema):
     @validates_schema
     def _check(self, data, **kwargs):
         self.check(data)
+
+    def handle_error(self, error, data, **kwargs):
+        """Unknown fields, which marshmallow keeps in a set, come last and as they were sent."""
+        if isinstance(data, dict):
+            unknown = [name for name in data if name in error.messages and name not in self.fields]
+            error.messages |= {name: error.messages.pop(name) for name in unknown}
 
 
 class ContactReference(Body):

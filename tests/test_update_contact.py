@@ -158,7 +158,17 @@ def test_email_is_a_valid_address_up_to_255_characters(call):
 
 
 @pytest.mark.parametrize(
-    "email", ["romain", "@example.com", "romain@", "a b@example.com", "a@b@example.com", "a@b..com"]
+    "email",
+    [
+        "romain",
+        "@example.com",
+        "romain@",
+        "a b@example.com",
+        "a@b@example.com",
+        "a@b..com",
+        "a@example.com\u200b",
+        "a\u200b@example.com",
+    ],
 )
 def test_an_email_that_is_no_address_is_a_422(call, stored, email):
     before = stored()
@@ -263,6 +273,11 @@ def test_the_merged_result_is_at_most_64_kib_as_compact_utf8_json(make_app, tmp_
 
 
 # What is refused whole
+
+
+def test_unknown_fields_are_named_as_they_were_sent_after_those_that_are_wrong(call):
+    sent = {"zz": 1, "name": 1, "aa": 2, "phone": PHONE, "mm": 3, "email": 4, "bb": 5}
+    assert list(call(sent).json["errors"]) == ["name", "email", "zz", "aa", "mm", "bb"]
 
 
 @pytest.mark.parametrize("field", ["nmae", "id", "updated_at", "Name", "", "_schema", "\ud800"])
