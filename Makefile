@@ -37,7 +37,7 @@ bench-others: $(VENV)/runs
 
 $(VENV)/runs: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13")'
-	$(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@test -e .venv || ln -s $(VENV) .venv
 	@touch $@
