@@ -307,9 +307,10 @@ class Server:
                     timeout = 0 if self._asked else 1
                     wasyncore.loop(timeout, use_poll=True, map=self._server._map, count=1)
                     self._answer()
-                    self._drop_the_idle()
-                    if self.stopping and self.leads():
-                        self._come_to_an_end()
+                    if self.leads():
+                        self._drop_the_idle()
+                        if self.stopping:
+                            self._come_to_an_end()
         except BaseException as error:
             self._end(error)
 
