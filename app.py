@@ -91,12 +91,11 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         with suppress(OSError):  # the store says it, if that keeps it from its file
             instance.mkdir(mode=0o700, exist_ok=True)
         app.config["CONTACTS_DATABASE"] = instance / ("sandbox.db" if sandbox else "contacts.db")
-    app.extensions["store"] = Store(
+    store = app.extensions["store"] = Store(
         app.config["CONTACTS_DATABASE"],
         synchronous=app.config["CONTACTS_SYNCHRONOUS"],
         application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
     )
-    store = app.extensions["store"]
     default_workspace = cache(partial(store.open_workspace, DEFAULT_WORKSPACE))
     app.extensions["find_token"] = token_finder(app, default_workspace)
     app.extensions["peek_token"] = token_finder(app, lambda: 0)  # opens none, and so never waits

@@ -114,6 +114,7 @@ class LingeringChannel(HTTPChannel):
     """Reads on for a while after the last answer, so that a client still sending can read it.
 
     A socket that is closed with unread data resets the connection, and the answer may be lost.
+    `parked` is one whose next request waits until its client has read more.
     """
 
     error_task_class = JSONErrorTask

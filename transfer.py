@@ -52,7 +52,7 @@ FIELDS = {variant: field for field, variants in VARIANTS.items() for variant in 
 
 
 class Unfinished(click.ClickException):
-    """The import can't come to its end, whatever the rows say."""
+    """The import or export can't come to its end, whatever the rows say."""
 
     exit_code = 2
 

@@ -271,6 +271,13 @@ def head(token="sandbox", *fields, method="POST", path=UPDATE):
     return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
 
 
+def for_4_mib(url):
+    """A request whose answer is that large: for the journal of a sandbox, which this fills."""
+    for _ in range(70):
+        post(url, {"phone": PHONE, "metadata": {"text": "x" * 60_000}}, "sandbox")
+    return head(method="GET", path="/sandbox/requests")
+
+
 def read_answer(sock):
     """Status and JSON of one answer, without waiting for the connection to end."""
     received = b""
