@@ -2,63 +2,77 @@
 
 import ipaddress
 import logging
+import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 from flask import Flask, current_app
-from flask.cli import FlaskGroup, with_appcontext
+from flask.cli import ScriptInfo, with_appcontext
 from marshmallow import ValidationError
 
-import readahead
+import openapi
 import schemas
+import server
 import transfer
-from app import ANSWER_HEADERS, create_app, refuses_by_header, store
-from server import Server
+from app import create_app, store, unknown_settings
 from store import (
     DEFAULT_WORKSPACE,
+    Conflict,
     ContactNotFound,
-    NameTaken,
-    NotOnDisk,
     Store,
     StoreUnavailable,
     UnusableDatabase,
+    WouldWait,
 )
-
-# What a second process takes to start is made good by a file of so many bytes.
-LARGE_FILE = 1024 * 1024
 
 CURL_EXAMPLE = """\
 curl -X POST {url}/api/v1/actions/update-contact \\
-  -H "Authorization: Bearer {token}" \\
+  -H "Authorization: Bearer sandbox" \\
   -H "Content-Type: application/json" \\
   -d '{{"phone": "+14155550123", "metadata": {{"lifetime_value": 9120.00}}}}'"""
 
-OPEN_SANDBOX = "Warning: whoever reaches this port sees and changes everything in the sandbox."
+OPEN_SANDBOX = (
+    "Warning: anyone who can reach this port can read and change everything in the sandbox."
+)
 NO_TLS = (
     "Warning: other machines can reach this without TLS, so tokens and contacts can be read on the"
     " way. Put a proxy with TLS in front, and name its address in CONTACTS_TRUSTED_PROXY."
 )
 
 
-def main():
-    """`python app.py …` is `flask …`."""
-    FlaskGroup(create_app=create_app, name="app.py").main()
+@click.group()
+@click.version_option(openapi.VERSION, prog_name="qyvo-standin")
+@click.pass_context
+def main(context: click.Context):
+    """A stand-in for Qyvo's contacts API: a sandbox for tests, and a service for small teams.
+
+    It is not made, endorsed or supported by Qyvo. Settings are environment variables.
+    """
+    # Flask's own group would add its `run` and `shell`, read .env, and load any other application.
+    context.obj = ScriptInfo(create_app=create_app, set_debug_flag=False)
+
+
+def program() -> str:
+    """Return the command as it was typed: qyvo-standin, flask, python -m qyvo_standin."""
+    return click.get_current_context().find_root().info_name
 
 
 @contextmanager
 def one_line_errors(failure: type[click.ClickException] = click.ClickException):
-    """What an operator can mend is said in one line, with the exit status of `failure`."""
+    """Report what an operator can mend in one line, with the exit status of `failure`."""
     try:
         yield
-    except (NotOnDisk, StoreUnavailable, UnusableDatabase) as error:
+    except (StoreUnavailable, UnusableDatabase) as error:
         raise failure(str(error)) from error
     except BrokenPipeError:
-        raise  # whoever reads the output has had enough: click ends quietly
+        raise  # the reader of the output has had enough: click ends quietly
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise failure(f"{where}{error.strerror}.") from error
@@ -68,48 +82,85 @@ def one_line_errors(failure: type[click.ClickException] = click.ClickException):
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--sandbox", is_flag=True, help="Sample contacts and the token 'sandbox'.")
-@with_appcontext
-def serve(host: str, port: int, sandbox: bool):
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Let the sandbox respond to this name beside loopback's. May be repeated.",
+)
+@click.option("--stop-with-stdin", is_flag=True, help="Stop the sandbox when standard input ends.")
+@click.option(
+    "--temporary", is_flag=True, help="Delete the sandbox's database, and its folder, at the end."
+)
+@click.pass_context
+def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary):
     """Serve the API until SIGTERM or Ctrl-C."""
-    app = create_app(sandbox=True) if sandbox else current_app._get_current_object()
+    if (hosts or stop_with_stdin or temporary) and not sandbox:
+        raise click.UsageError("--allow-host, --stop-with-stdin and --temporary need --sandbox.")
+    if temporary and os.environ.get("CONTACTS_DATABASE"):
+        raise click.UsageError("--temporary and CONTACTS_DATABASE exclude each other.")
+    # Until the server handles it: process 1 of a container would not end, a folder would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    settings = dict(os.environ)
+    if temporary:
+        folder = context.with_resource(TemporaryDirectory(prefix="qyvo-standin-"))
+        settings["CONTACTS_DATABASE"] = str(Path(folder, "sandbox.db"))
+    if stop_with_stdin:
+        threading.Thread(target=terminate_after_stdin, daemon=True).start()
+    for name in unknown_settings(settings):  # a cluster may set CONTACTS_PORT
+        click.echo(f"Warning: {name} is not a setting, and is ignored.", err=True)
+    app = create_app(settings, sandbox=sandbox)
     app.config["ACCESS_LOG"] = sys.stderr
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of every queued request
+    stored: Store = app.extensions["store"]
     with one_line_errors():
-        app.extensions["store"].open()
-        tokens = app.extensions["store"].list_tokens()
+        stored.open()
+        tokens = stored.list_tokens()
+        stored.close()  # the server's threads open their own
     try:
-        server = Server(
-            app,
-            host,
-            port,
-            app.config["CONTACTS_THREADS"],
-            partial(refuses_by_header, app),
-            ANSWER_HEADERS,
-            app.extensions["store"].sync,
-        )
+        reservation = server.reserve(host, port)
     except OSError as error:
         raise click.ClickException(f"Can't listen on {host}:{port}: {error.strerror}.") from error
-    beyond_loopback = not ipaddress.ip_address(server.address).is_loopback
-    if beyond_loopback and sandbox:
-        click.echo(OPEN_SANDBOX, err=True)
-    elif beyond_loopback and not app.config["CONTACTS_TRUSTED_PROXY"]:
-        click.echo(NO_TLS, err=True)
-    app.config["LOOPBACK_ONLY"] = not beyond_loopback
-    app.extensions["store"].while_waiting = server.spare_thread
-    app.extensions["store"].syncs_later = True
-    click.echo(f"Serving on {server.url}")
-    if sandbox:
-        token, where = app.config["SANDBOX_TOKEN"], ""
-        if app.config["QYVO_TOKEN"]:
-            token, where = "$QYVO_TOKEN", " where QYVO_TOKEN is set as it is here"
-        click.echo(f"Sandbox: sample contacts, no real ones. Try it{where}:\n")
-        click.echo(CURL_EXAMPLE.format(url=server.url, token=token) + "\n")
-    elif not tokens and not app.config["QYVO_TOKEN"]:
-        click.echo("No token yet, so every call is a 401. Make one: flask token create NAME")
-    with one_line_errors():
-        server.run()
-    app.extensions["store"].close()
+    address, port = reservation.getsockname()[:2]
+    beyond_loopback = not ipaddress.ip_address(address).is_loopback
+    app.config.update(LOOPBACK_ONLY=not beyond_loopback, ALLOWED_HOSTS=[h.lower() for h in hosts])
+    # An address that stands for all of them is none that every client can connect to.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def ready():
+        if beyond_loopback and sandbox:
+            click.echo(OPEN_SANDBOX, err=True)
+        elif beyond_loopback and not app.config["CONTACTS_TRUSTED_PROXY"]:
+            click.echo(NO_TLS, err=True)
+        click.echo(f"Serving on {url}")
+        if sandbox:
+            click.echo("Sandbox: sample contacts, no real ones. Try it:\n")
+            click.echo(CURL_EXAMPLE.format(url=url))
+            click.echo(f"\nWatch requests arrive, and inject faults: {url}/")
+        elif not tokens and not app.config["QYVO_TOKEN"]:
+            click.echo(
+                f"No token yet, so every request gets a 401. Make one: {command} token create NAME"
+            )
+
+    def end():
+        stored.close()
+        context.close()
+        sys.stdout.flush()
+        os._exit(0)
+
+    command, threads = program(), app.config["CONTACTS_THREADS"]
+    server.serve(app, reservation, threads=threads, would_wait=WouldWait, ready=ready, end=end)
+
+
+def terminate_after_stdin():
+    """Send this process SIGTERM when its standard input ends, unless it is stopping already."""
+    with suppress(OSError):
+        while os.read(0, 65536):  # sys.stdin has a lock, which would be held at the end
+            pass
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # which the server's first signal sets
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Name(click.ParamType):
@@ -137,7 +188,7 @@ def create(name: str, workspace: str):
     with one_line_errors():
         try:
             click.echo(store().create_token(name, workspace))
-        except NameTaken as error:
+        except Conflict as error:
             raise click.ClickException(
                 f"There is a token named {name}: revoke it first, or choose another name."
             ) from error
@@ -159,7 +210,9 @@ def revoke(name: str):
     """Refuse the token from now on, in a running server too."""
     with one_line_errors():
         if not existing_store().revoke_token(name):
-            raise click.ClickException(f"There is no token named {name}: see `flask token list`.")
+            raise click.ClickException(
+                f"There is no token named {name}: see `{program()} token list`."
+            )
 
 
 of_workspace = click.option(
@@ -180,10 +233,8 @@ def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
 
     Exits with 0 when every row is in, 1 when some were refused, 2 when it did not come to its end.
     """
-    region = current_app.config["CONTACTS_DEFAULT_REGION"]
-    schemas.default_region.set(region)
-    taken = refused = 0
-    size = file.stat().st_size
+    schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
+    accepted = refused = 0
     read = transfer.by_ending(file, transfer.READERS)
     with (
         one_line_errors(transfer.Unfinished),
@@ -194,14 +245,11 @@ def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
         if contacts.kept_as_metadata:
             columns = ", ".join(contacts.kept_as_metadata)
             click.echo(f"Kept in the metadata: {printable(columns)}.", err=True)
-        if size < LARGE_FILE:
-            batches = transfer.batches(text, contacts)
-        else:
-            batches = readahead.batches(file, encoding, region)
+        batches = transfer.batches(text, contacts)
         if not dry_run:
             batches = imported(batches, store().open_workspace(workspace))
             keep = stack.enter_context(transfer.refused_rows(file, contacts))
-        bar = stack.enter_context(progress_bar(size))
+        bar = stack.enter_context(progress_bar(file.stat().st_size))
         try:
             for batch in batches:
                 for row in batch.rows:
@@ -211,17 +259,17 @@ def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
                         if not dry_run:
                             keep(row)
                     else:
-                        taken += 1
+                        accepted += 1
                 bar.update(batch.bytes_read - bar.pos)
         except BaseException:
             if not dry_run:
                 click.echo(
-                    f"Stopped after {taken} contacts or a few more. They are in the database, and"
-                    " another run leaves them as they are.",
+                    f"Stopped after {accepted} contacts or a few more. They are in the database,"
+                    " and another run leaves them as they are.",
                     err=True,
                 )
             raise
-    click.echo(f"{'To import' if dry_run else 'Imported'}: {taken}. Refused: {refused}.")
+    click.echo(f"{'To import' if dry_run else 'Imported'}: {accepted}. Refused: {refused}.")
     if refused:
         click.get_current_context().exit(1)
 
@@ -288,25 +336,18 @@ def delete(phone_or_id: str, workspace: str, yes: bool):
                 click.confirm(f"Delete {whom} for good?", abort=True)
             store().delete_contact(workspace_id, contact["id"])
         except ContactNotFound as error:
-            erase_deleted()  # what an earlier run that was interrupted has left
             raise click.ClickException(
                 f"No contact of the workspace {workspace} is {printable(phone_or_id)}."
             ) from error
         click.echo(f"Deleted {contact['id']}.")
-        erase_deleted()
-
-
-def erase_deleted():
-    try:
-        if store().erase_deleted():
-            return
-    except StoreUnavailable:
-        pass
-    click.echo(
-        "Another process is using the database: traces of what was deleted stay in its files until"
-        " the next `flask delete`. Run it again.",
-        err=True,
-    )
+        with suppress(StoreUnavailable):
+            if store().empty_log():
+                return
+        click.echo(
+            "Another process is using the database: traces of the contact stay in its files until"
+            " the log is next emptied, as it is when the service is restarted.",
+            err=True,
+        )
 
 
 def reference(phone_or_id: str) -> dict[str, str]:
@@ -335,9 +376,13 @@ def backup(file: Path):
     click.echo(f"Backed up to {file}.")
 
 
+for command in (serve, token, import_, export, delete, backup):
+    main.add_command(command)
+
+
 def init_app(app: Flask):
-    """Gives the application its commands."""
-    for command in (serve, token, import_, export, delete, backup):
+    """Give the application its commands, for `flask` in the project's folder."""
+    for command in main.commands.values():
         app.cli.add_command(command)
 
 

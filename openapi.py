@@ -11,10 +11,10 @@ from flask import Flask
 
 import schemas
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 DESCRIPTION = (
-    "An unofficial stand-in for Qyvo's contacts API. The README of qyvo-standin says which of its"
+    "An unofficial stand-in for Qyvo's contacts API. docs/api.md of qyvo-standin says which of its"
     " rules are the vendor's and which are its own."
 )
 
@@ -88,8 +88,8 @@ def document(app: Flask) -> dict[str, Any]:
 def operation(name: str, view: Any) -> dict[str, Any]:
     """One call: its docstring, what it takes, what it gives, and every error it can answer."""
     public = getattr(view, "public", False)
-    answer, status = getattr(view, "gives", ({"type": "object"}, 200))
-    body = getattr(view, "takes", None)
+    answer, status = getattr(view, "returns", ({"type": "object"}, 200))
+    body = getattr(view, "accepts", None)
     errors = {500: "ServerError"} if public else dict(EVERY_CALL)
     described = {
         "operationId": name,
@@ -184,8 +184,8 @@ def field_to_json_schema(converter: Converter, field: Any, **kwargs: Any) -> dic
         case schemas.EmailAddress():
             return {"type": "string", "format": "email", "maxLength": field.limit}
         case schemas.TagList():
-            tag = rf"[^,\u0000]{{0,{field.longest_tag}}}"
-            pattern = f"^{tag}(,{tag}){{0,{field.most_tags - 1}}}$"
+            tag = rf"[^,\u0000]{{0,{field.max_length}}}"
+            pattern = f"^{tag}(,{tag}){{0,{field.max_tags - 1}}}$"
             return {"type": "string", "pattern": pattern, "description": "Comma-separated."}
         case schemas.Tag():
             pattern = rf"^[^,\u0000]*{NOT_BLANK}[^,\u0000]*$"

@@ -1,4 +1,4 @@
-"""What a request may say and what an answer looks like.
+"""What a request may say and what a response looks like.
 
 A rule that one body can tell is here; a rule that needs the stored contact is the store's.
 """
@@ -8,18 +8,21 @@ import math
 import re
 import unicodedata
 from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from datetime import UTC
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import phonenumbers
-from marshmallow import Schema, ValidationError, fields, missing, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow.exceptions import SCHEMA
 
 NESTING_LIMIT = 512
 SOURCES = ["api", "csv_import", "manual"]
 
-# ISO 3166 country that a phone number without a leading + is dialled from (ours); None refuses it.
+# The ISO 3166 country in which a phone number without a leading + is dialled; None refuses it.
 default_region: ContextVar[str | None] = ContextVar("default_region", default=None)
 
 # Digits of any script, and what people put around and between them. Nothing else: neither letters
@@ -27,6 +30,7 @@ default_region: ContextVar[str | None] = ContextVar("default_region", default=No
 _BETWEEN = r"[\s.()\u2010-\u2015\u2212-]"
 _PHONE = re.compile(rf"(?:tel:)?[\s(]*([+\uff0b]?){_BETWEEN}*\d(?:\d|{_BETWEEN})*", re.IGNORECASE)
 _LIKE_E164 = re.compile(r"\+[0-9]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
@@ -35,7 +39,7 @@ class BadJSON(Exception):
 
 
 def parse_json(text: bytes) -> Any:
-    """JSON as RFC 8259 has it: UTF-8, no NaN and no Infinity. Raises BadJSON."""
+    """Return the value of a JSON text as RFC 8259 has it: no NaN, no Infinity. Raises BadJSON."""
     try:
         string = text.removeprefix(BOM_UTF8).decode()
         document = _json.decode(string)
@@ -47,23 +51,28 @@ def parse_json(text: bytes) -> Any:
         raise BadJSON(_TOO_DEEP) from error
     except ValueError as error:
         raise BadJSON(_TOO_LARGE) from error  # an integer beyond Python's limit of digits
-    if string.count("[") + string.count("{") <= NESTING_LIMIT:
+    if string.count("[") + string.count("{") <= NESTING_LIMIT:  # as almost always
         return document
-    level = [document]
-    for _ in range(NESTING_LIMIT + 1):
-        level = [child for value in level for child in _children(value)]
-        if not level:
-            return document
-    raise BadJSON(_TOO_DEEP)
+    if any(depth > NESTING_LIMIT for depth, _ in enumerate(_levels(document))):
+        raise BadJSON(_TOO_DEEP)
+    return document
 
 
 _TOO_DEEP = f"is nested deeper than {NESTING_LIMIT} levels"
 _TOO_LARGE = "holds a number that is too large"
 
 
-def _children(value):
+def _levels(document: Any) -> Iterator[list[Any]]:
+    """Yield the values of each level of nesting, keys included, from the outermost to the last."""
+    level = [document]
+    while level:
+        yield level
+        level = [child for value in level for child in _children(value)]
+
+
+def _children(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
-        return value.values()
+        return chain(value, value.values())
     return value if isinstance(value, list) else ()
 
 
@@ -82,15 +91,15 @@ _json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 
 
 class Text(fields.String):
-    """A string without the white space around it, of at most 255 characters unless told otherwise.
+    """A string without the white space around it, of at most 255 characters by default.
 
-    Refuses what neither SQLite nor UTF-8 can carry: NUL and lone surrogates (ours).
+    Refuses NUL and lone surrogates, which SQLite or UTF-8 can't carry.
     """
 
     default_error_messages = {
         "invalid": "Must be a string.",
         "required": "Is required.",
-        "null": 'May not be null: pass "" to clear it, or leave it out.',
+        "null": "May not be null: leave it out instead.",
         "too_long": "Must be at most {limit} characters long.",
         "unstorable": "Must not contain NUL or a lone surrogate.",
     }
@@ -125,7 +134,9 @@ class EmailAddress(Text):
 
 
 class Clearable:
-    """The empty string means "no value", and is read as None (documented)."""
+    """Reads the empty string, which clears a field, as None."""
+
+    default_error_messages = {"null": 'May not be null: pass "" to clear it, or leave it out.'}
 
     def _deserialize(self, value, attr, data, **kwargs):
         if isinstance(value, str) and not value.strip():
@@ -145,7 +156,6 @@ class ContactId(Text):
     """A UUID with hyphens, read in either case, returned in lower case."""
 
     default_error_messages = {
-        "null": "May not be null: leave it out instead.",
         "not_uuid": "Must be a UUID, for example 0197c1de-52ab-7cc3-9f3e-4a8d1f0c2b6e.",
     }
 
@@ -159,13 +169,11 @@ class ContactId(Text):
 class PhoneNumber(Text):
     """A phone number in any reasonable spelling, returned as E.164.
 
-    Without a leading + it is read as `default_region` dials it. Possible numbers are enough:
-    fictional ones such as +1 415 555 0123 must work (ours). Letters and extensions are refused
-    rather than read as some other number.
+    Without a leading + it is read as `default_region` dials it. A number need only be possible,
+    so that fictional ones such as +1 415 555 0123 work.
     """
 
     default_error_messages = {
-        "null": "May not be null: leave it out instead.",
         "no_plus": "Must start with + and the country code, for example +14155550123.",
         "not_phone": "Must be a phone number, for example +14155550123.",
         "impossible": "Can't be a phone number: its length or country code does not exist.",
@@ -180,15 +188,15 @@ class PhoneNumber(Text):
 
 
 class TagList(Text):
-    """Tags as CSV, returned as a list without blanks, empty pieces and duplicates (ours)."""
+    """Tags as CSV, returned as a list without blanks, empty pieces and duplicates."""
 
     default_error_messages = {
         "null": 'May not be null: pass "" to remove all tags, or leave it out.',
         "too_many": "Must be at most {limit} tags.",
         "tag_too_long": "Each tag must be at most {limit} characters long.",
     }
-    most_tags = 100
-    longest_tag = 64
+    max_tags = 100
+    max_length = 64
 
     def __init__(self, **kwargs):
         super().__init__(limit=None, **kwargs)
@@ -196,15 +204,15 @@ class TagList(Text):
     def _deserialize(self, value, attr, data, **kwargs):
         text = super()._deserialize(value, attr, data, **kwargs)
         tags = list(dict.fromkeys(tag for piece in text.split(",") if (tag := piece.strip())))
-        if len(tags) > self.most_tags:
-            raise self.make_error("too_many", limit=self.most_tags)
-        if any(len(tag) > self.longest_tag for tag in tags):
-            raise self.make_error("tag_too_long", limit=self.longest_tag)
+        if len(tags) > self.max_tags:
+            raise self.make_error("too_many", limit=self.max_tags)
+        if any(len(tag) > self.max_length for tag in tags):
+            raise self.make_error("tag_too_long", limit=self.max_length)
         return tags
 
 
 class Metadata(fields.Field):
-    """A JSON object. Its size is the store's rule, since only the merged result counts."""
+    """A JSON object. The store limits its size, since only the merged result counts."""
 
     default_error_messages = {
         "invalid": "Must be a JSON object.",
@@ -215,13 +223,14 @@ class Metadata(fields.Field):
     def _deserialize(self, value, attr, data, **kwargs):
         if not isinstance(value, dict):
             raise self.make_error("invalid")
-        if not all(_storable(text) for text in _texts(value)):
-            raise self.make_error("unstorable")
+        for level in _levels(value):
+            if not all(_storable(each) for each in level if isinstance(each, str)):
+                raise self.make_error("unstorable")
         return value
 
 
 class Tag(Text):
-    """One tag. Without a comma, which could not be written back through a TagList (ours)."""
+    """One tag, without a comma, which could not be written back through a TagList."""
 
     default_error_messages = {
         "null": "May not be null.",
@@ -230,7 +239,7 @@ class Tag(Text):
     }
 
     def __init__(self, **kwargs):
-        super().__init__(limit=TagList.longest_tag, **kwargs)
+        super().__init__(limit=TagList.max_length, **kwargs)
 
     def _deserialize(self, value, attr, data, **kwargs):
         tag = super()._deserialize(value, attr, data, **kwargs)
@@ -239,6 +248,20 @@ class Tag(Text):
         if "," in tag:
             raise self.make_error("comma")
         return tag
+
+
+def with_tag(tags: list[str], tag: str) -> list[str]:
+    """Return the tags with that one last, unless it is there. Raises ValidationError."""
+    if tag in tags:
+        return tags
+    if len(tags) >= TagList.max_tags:
+        text = f"The contact has {TagList.max_tags} tags already: remove one first."
+        raise ValidationError(text, "tag")
+    return [*tags, tag]
+
+
+def without_tag(tags: list[str], tag: str) -> list[str]:
+    return [each for each in tags if each != tag]
 
 
 class TagsInFile(TagList):
@@ -280,44 +303,20 @@ class Moment(fields.AwareDateTime):
 
 
 class Body(Schema):
-    """A JSON object without unknown fields: a typo must not be ignored in silence (ours)."""
+    """A JSON object without unknown fields: a typo must not be ignored in silence."""
 
     error_messages = {
         "unknown": "Unknown field: check its spelling.",
-        "type": "Must be a JSON object.",
+        "type": "The body must be a JSON object.",
     }
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self._not_left_out = {
-            name
-            for name, field in self.load_fields.items()
-            if field.required or field.load_default is not missing
-        }
-
-    def read(self, document: dict[str, Any]) -> dict[str, Any]:
-        """What load() does, in half the time for a sound document: it looks at no absent field."""
-        try:
-            values = {
-                name: self.load_fields[name].deserialize(value) for name, value in document.items()
-            }
-            self.check(values)
-        except (KeyError, ValidationError):
-            return self.load(document)  # tells of all that is wrong
-        return values if values.keys() >= self._not_left_out else self.load(document)
-
-    def check(self, values: dict[str, Any]):
-        """Raises ValidationError where fields that are each sound don't go together."""
-
-    @validates_schema
-    def _check(self, data, **kwargs):
-        self.check(data)
-
     def handle_error(self, error, data, **kwargs):
-        """Unknown fields, which marshmallow keeps in a set, come last and as they were sent."""
+        """Put unknown fields, which marshmallow keeps in a set, last and in the order sent."""
         if isinstance(data, dict):
             unknown = [name for name in data if name in error.messages and name not in self.fields]
             error.messages |= {name: error.messages.pop(name) for name in unknown}
+        elif SCHEMA in error.messages:  # which is the name of a field, too, if a client says so
+            error.messages, error.field_name = error.messages[SCHEMA], "body"
 
 
 class ContactReference(Body):
@@ -328,8 +327,9 @@ class ContactReference(Body):
     contact_id = ContactId()
     phone = PhoneNumber()
 
-    def check(self, values):
-        if values.keys().isdisjoint(self.at_least_one_of):
+    @validates_schema
+    def check_reference(self, data, **kwargs):
+        if data.keys().isdisjoint(self.at_least_one_of):
             text = "Pass contact_id or phone: at least one of them is required."
             raise ValidationError({field: [text] for field in self.at_least_one_of})
 
@@ -354,7 +354,7 @@ class CreateContact(ContactFields):
 
 
 class ImportedContact(CreateContact):
-    """A line of a JSON Lines file: what create-contact takes, and what an export knows besides."""
+    """A line of a JSON Lines file: create-contact's body, and what else an export holds."""
 
     tags = TagsInFile()
     id = ContactId()
@@ -379,8 +379,9 @@ class GetContact(Body):
     phone = PhoneNumber()
     email = EmailAddress()
 
-    def check(self, values):
-        if len(values) != 1:
+    @validates_schema
+    def check_reference(self, data, **kwargs):
+        if len(data) != 1:
             text = "Pass exactly one of contact_id, phone and email."
             raise ValidationError({field: [text] for field in self.exactly_one_of})
 
@@ -399,87 +400,67 @@ class TagContact(ContactReference):
     tag = Tag(required=True)
 
 
-class Answer(Schema):
-    """An answer's keys in their order. The store's values are what JSON can say, times included."""
+class Response(Schema):
+    """A response, with its keys in their order."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self._defaults = {name: field.dump_default for name, field in self.dump_fields.items()}
 
     def dump(self, obj: Any, *, many: bool | None = None) -> Any:
-        """Picks the values: to serialize again what is ready would cost more than all the rest."""
+        """Pick the values, which are ready for JSON, instead of serializing each by its field."""
         if self.many if many is None else many:
             return [self.dump(each, many=False) for each in obj]
         return {name: obj.get(name, default) for name, default in self._defaults.items()}
 
 
-class UpdatedContact(Answer):
-    """The documented answer of update-contact, keys in the documented order."""
-
-    id = fields.UUID()
-    phone = fields.String()
-    name = fields.String(allow_none=True)
-    email = fields.String(allow_none=True)
-    tags = fields.List(fields.String())
-    updated_at = fields.AwareDateTime(format="iso")
-
-
-class FoundContact(Answer):
-    """An entry in the answer of search-contacts."""
-
-    id = fields.UUID()
-    phone = fields.String()
-    name = fields.String(allow_none=True)
-    email = fields.String(allow_none=True)
-    source = fields.String(validate=validate.OneOf(SOURCES))
-    tags = fields.List(fields.String())
-    last_message_at = fields.AwareDateTime(format="iso", allow_none=True, dump_default=None)
-    created_at = fields.AwareDateTime(format="iso")
+# What responses show of a contact. This service sends no messages: fields about them are empty.
+_OF_A_CONTACT = {
+    "id": fields.UUID(),
+    "phone": fields.String(),
+    "name": fields.String(allow_none=True),
+    "email": fields.String(allow_none=True),
+    "source": fields.String(validate=validate.OneOf(SOURCES)),
+    "locale": fields.String(allow_none=True, dump_default=None),
+    "metadata": fields.Dict(),
+    "tags": fields.List(fields.String()),
+    "tag_added": fields.String(),
+    "tag_removed": fields.String(),
+    "opted_in_at": fields.AwareDateTime(format="iso", allow_none=True, dump_default=None),
+    "opted_out_at": fields.AwareDateTime(format="iso", allow_none=True, dump_default=None),
+    "last_message_at": fields.AwareDateTime(format="iso", allow_none=True, dump_default=None),
+    "total_messages": fields.Integer(dump_default=0),
+    "created_at": fields.AwareDateTime(format="iso"),
+    "updated_at": fields.AwareDateTime(format="iso"),
+}
 
 
-class Contact(FoundContact):
-    """The answer of get-contact. This service sends no messages: what tells of them is empty."""
-
-    locale = fields.String(allow_none=True, dump_default=None)
-    metadata = fields.Dict()
-    opted_in_at = fields.AwareDateTime(format="iso", allow_none=True, dump_default=None)
-    opted_out_at = fields.AwareDateTime(format="iso", allow_none=True, dump_default=None)
-    total_messages = fields.Integer(dump_default=0)
-
-    class Meta:
-        fields = (
-            *("id", "phone", "name", "email", "source", "locale", "metadata", "tags"),
-            *("opted_in_at", "opted_out_at", "last_message_at", "total_messages", "created_at"),
-        )
+def _contact(name: str, keys: str) -> type[Response]:
+    return Response.from_dict({key: _OF_A_CONTACT[key] for key in keys.split()}, name=name)
 
 
-class TagAdded(Answer):
-    """The answer of add-tag."""
-
-    id = fields.UUID()
-    phone = fields.String()
-    tag_added = fields.String()
-    tags = fields.List(fields.String())
-
-
-class TagRemoved(Answer):
-    """The answer of remove-tag."""
-
-    id = fields.UUID()
-    phone = fields.String()
-    tag_removed = fields.String()
-    tags = fields.List(fields.String())
+UpdatedContact = _contact("UpdatedContact", "id phone name email tags updated_at")
+FoundContact = _contact(
+    "FoundContact", "id phone name email source tags last_message_at created_at"
+)
+Contact = _contact(
+    "Contact",
+    "id phone name email source locale metadata tags opted_in_at opted_out_at last_message_at"
+    " total_messages created_at",
+)
+TagAdded = _contact("TagAdded", "id phone tag_added tags")
+TagRemoved = _contact("TagRemoved", "id phone tag_removed tags")
 
 
-class Tenant(Answer):
+class Tenant(Response):
     """A workspace, under the vendor's name for it."""
 
     id = fields.UUID()
     name = fields.String()
 
 
-class Me(Answer):
-    """The answer of me: whose token it is."""
+class Me(Response):
+    """The response of me: whose token it is."""
 
     id = fields.Integer()
     email = fields.Email()
@@ -488,34 +469,14 @@ class Me(Answer):
 
 
 def _storable(text: str) -> bool:
-    if text.isascii():
-        return "\0" not in text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
-
-
-def _texts(value):
-    """Every key and every string in a JSON value, however deeply nested."""
-    pending = [value]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            pending.extend(value)
-            pending.extend(value.values())
-        elif isinstance(value, list):
-            pending.extend(value)
+    return "\0" not in text and (text.isascii() or not _SURROGATE.search(text))
 
 
 class NotAPhoneNumber(ValueError):
     """The argument is the key of PhoneNumber's message that says why."""
 
 
-# Clients name the same contacts again and again, and reading a phone costs as much as all else that
+# Clients name the same contacts again and again, and to read a phone costs as much as all else that
 # a schema does.
 @lru_cache(maxsize=10_000)
 def _e164(text: str, region: str | None) -> str:
@@ -543,14 +504,10 @@ def _parsed(dialled: str, region: str | None) -> str:
         number = phonenumbers.parse(dialled, region)
     except phonenumbers.NumberParseException as error:
         raise NotAPhoneNumber("impossible") from error
-    _drop_retired_mexican_prefix(number)
+    # WhatsApp still writes Mexican mobiles as +52 1 and ten digits; the 1 was retired in 2019.
+    if number.country_code == 52 and 10**10 <= number.national_number < 2 * 10**10:
+        number.national_number -= 10**10
     possible = phonenumbers.is_possible_number_with_reason(number)
     if possible != phonenumbers.ValidationResult.IS_POSSIBLE:
         raise NotAPhoneNumber("impossible")
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-
-
-def _drop_retired_mexican_prefix(number: phonenumbers.PhoneNumber):
-    """WhatsApp still writes Mexican mobiles as +52 1 and ten digits; the 1 is gone since 2019."""
-    if number.country_code == 52 and 10**10 <= number.national_number < 2 * 10**10:
-        number.national_number -= 10**10

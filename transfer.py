@@ -1,4 +1,4 @@
-"""Contacts in files, CSV and JSON Lines, on their way in and out."""
+"""Import and export of contacts as CSV and JSON Lines."""
 
 import csv
 import json
@@ -7,7 +7,6 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from functools import cache
 from io import TextIOWrapper
 from itertools import chain
@@ -21,20 +20,20 @@ from marshmallow import ValidationError
 import schemas
 
 ENCODINGS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "latin-1": "latin-1", "cp1252": "cp1252"}
-LONGEST_CELL = 1024 * 1024
+MAX_CELL = 1024 * 1024
 
-# Little enough that a client of a running server hardly notices the transaction.
-ROWS_AT_ONCE = 500
-CHARACTERS_AT_ONCE = 2 * 1024 * 1024
+# One transaction: so little that clients of a running server hardly notice it.
+BATCH_ROWS = 500
+BATCH_CHARACTERS = 2 * 1024 * 1024
 
-# What an export holds. The id is first: a line that began with a phone's + could be a formula to
+# The columns of an export. The id is first: a line that begins with a phone's + can be a formula to
 # a spreadsheet that separates cells by semicolons.
 COLUMNS = ["id", "phone", "name", "email", "tags", "metadata", "source", "created_at", "updated_at"]
 
-# What a file of refused rows holds besides; an import passes over it.
+# A further column, in a file of refused rows; an import ignores it.
 REASON = "refused_because"
 
-# How people and other programs name the columns, in lower case, without accents and punctuation.
+# The usual names of the columns, in lower case, without accents and punctuation.
 VARIANTS = {
     "id": "id contactid",
     "phone": "phone phonenumber phoneno tel telephone telephonenumber numerodetelephone mobile"
@@ -52,13 +51,13 @@ FIELDS = {variant: field for field, variants in VARIANTS.items() for variant in 
 
 
 class Unfinished(click.ClickException):
-    """The import or export can't come to its end, whatever the rows say."""
+    """The import or export can't be completed, whatever the rows say."""
 
     exit_code = 2
 
 
 class Row(NamedTuple):
-    """A contact, or why it is refused. `raw` is what the file says, in `size` characters."""
+    """A contact, or why it is refused. `raw` is what the file says, `size` its characters."""
 
     line: int
     raw: Any
@@ -68,19 +67,19 @@ class Row(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Rows to be written at once, and how many bytes of their file have been read."""
+    """Rows of one transaction, and the number of bytes of their file that have been read."""
 
     rows: list[Row]
     bytes_read: int
 
 
 class CSVFile:
-    """The rows of a CSV file. `kept_as_metadata` are its columns that no contact has."""
+    """The rows of a CSV file. `kept_as_metadata` are the columns that are no field of a contact."""
 
     ending = ".csv"
 
     def __init__(self, lines: TextIO):
-        csv.field_size_limit(LONGEST_CELL)
+        csv.field_size_limit(MAX_CELL)
         first = lines.readline()
         self._csv = csv.reader(chain([first], lines), delimiter=_delimiter(first), strict=True)
         self._titles = self._next() or []
@@ -106,7 +105,7 @@ class CSVFile:
             line = self._csv.line_num + 1
 
     def refused_writer(self, file: TextIO) -> Callable[[Row], None]:
-        """Writes refused rows as CSV, each with its reason in the first column."""
+        """Return what writes a refused row to the file, with its reason in the first column."""
         writer = csv.writer(file)
 
         def write(reason, cells):
@@ -159,7 +158,7 @@ class JSONLinesFile:
                 yield self._row(number, line.strip())
 
     def refused_writer(self, file: TextIO) -> Callable[[Row], None]:
-        """Writes refused lines, with the reason in those that are objects."""
+        """Return what writes a refused line to the file, with its reason if it is an object."""
 
         def write(row):
             raw = row.raw
@@ -170,27 +169,29 @@ class JSONLinesFile:
         return write
 
     def _row(self, number: int, line: str) -> Row:
+        raw, contact, refusal = line, {}, ""
         try:
             document = schemas.parse_json(line.encode())
+            if isinstance(document, dict):
+                raw = document
+                raw.pop(REASON, None)
+                contact = self._schema.load(raw)
+            else:
+                refusal = "The line must be a JSON object."
         except schemas.BadJSON as error:
-            return Row(number, line, len(line), {}, f"The line {error}.")
-        if not isinstance(document, dict):
-            return Row(number, line, len(line), {}, "The line must be a JSON object.")
-        document.pop(REASON, None)
-        try:
-            return Row(number, document, len(line), self._schema.load(document))
+            refusal = f"The line {error}."
         except ValidationError as error:
             refusal = _refusal(error.normalized_messages())
-            return Row(number, document, len(line), {}, refusal)
+        return Row(number, raw, len(line), contact, refusal)
 
 
 def batches(text: TextIO, contacts: CSVFile | JSONLinesFile) -> Iterator[Batch]:
-    """The rows of the contacts that are read from that text."""
+    """Yield the rows of the contacts, which are read from that text, in batches."""
     rows, size = [], 0
     for row in contacts:
         rows.append(row)
         size += row.size
-        if len(rows) == ROWS_AT_ONCE or size >= CHARACTERS_AT_ONCE:
+        if len(rows) == BATCH_ROWS or size >= BATCH_CHARACTERS:
             yield Batch(rows, text.buffer.tell())
             rows, size = [], 0
     yield Batch(rows, text.buffer.tell())
@@ -201,27 +202,26 @@ def write_csv(file: TextIO, contacts: Iterable[dict[str, Any]]):
     writer = csv.writer(file)
     writer.writerow(COLUMNS)
     for contact in contacts:
-        cells = contact | {
-            "name": neutralised(contact["name"] or ""),
-            "email": neutralised(contact["email"] or ""),
-            "tags": neutralised(",".join(contact["tags"])),
-            "metadata": _json(contact["metadata"]),
-            "created_at": _iso(contact["created_at"]),
-            "updated_at": _iso(contact["updated_at"]),
-        }
-        writer.writerow(map(cells.get, COLUMNS))
+        values = _importable(contact)
+        values["tags"] = ",".join(values["tags"])
+        values |= {name: neutralised(values[name]) for name in ("name", "email", "tags")}
+        values["metadata"] = _json(values["metadata"])
+        writer.writerow(values.values())
 
 
 def write_json_lines(file: TextIO, contacts: Iterable[dict[str, Any]]):
-    """Write contacts as JSON Lines, each as import takes it: no name is an empty string."""
-    for contact in contacts:
-        values = contact | {
-            "name": contact["name"] or "",
-            "email": contact["email"] or "",
-            "created_at": _iso(contact["created_at"]),
-            "updated_at": _iso(contact["updated_at"]),
-        }
-        file.write(_json({name: values[name] for name in COLUMNS}) + "\n")
+    """Write contacts as JSON Lines."""
+    file.writelines(_json(_importable(contact)) + "\n" for contact in contacts)
+
+
+def _importable(contact: dict[str, Any]) -> dict[str, Any]:
+    """Return the contact's columns as an import accepts them: no name is an empty string."""
+    values = {column: contact[column] for column in COLUMNS}
+    values |= {column: values[column] or "" for column in ("name", "email")}
+    return values | {
+        column: values[column].isoformat(timespec="microseconds")
+        for column in ("created_at", "updated_at")
+    }
 
 
 READERS = {".csv": CSVFile, ".jsonl": JSONLinesFile}
@@ -229,7 +229,7 @@ WRITERS = {".csv": write_csv, ".jsonl": write_json_lines}
 
 
 def by_ending(path: Path, formats: dict[str, Any]) -> Any:
-    """What the file's ending says that it holds. Raises Unfinished."""
+    """Return the reader or writer for the file's ending. Raises Unfinished."""
     try:
         return formats[path.suffix.lower()]
     except KeyError:
@@ -238,10 +238,10 @@ def by_ending(path: Path, formats: dict[str, Any]) -> Any:
 
 @contextmanager
 def opened(path: Path, encoding: str) -> Iterator[TextIO]:
-    """The file, once all of it is known to be in that encoding; raises Unfinished."""
+    """Open the file once all of it is known to be in that encoding. Raises Unfinished."""
     with path.open("rb") as file, TextIOWrapper(file, ENCODINGS[encoding], newline="") as text:
         try:
-            while text.read(LONGEST_CELL):
+            while text.read(MAX_CELL):
                 pass
         except UnicodeError as error:
             raise Unfinished(
@@ -253,15 +253,15 @@ def opened(path: Path, encoding: str) -> Iterator[TextIO]:
 
 @contextmanager
 def refused_rows(path: Path, contacts: CSVFile | JSONLinesFile) -> Iterator[Callable[[Row], None]]:
-    """Keeps rows in FILE.rejected.csv (.jsonl), which is there afterwards if there were any."""
-    kept = path.with_name(f"{path.name}.rejected{contacts.ending}")
-    kept.unlink(missing_ok=True)
+    """Provide what writes a row to FILE.rejected.csv (.jsonl), which is made for the first one."""
+    rejected = path.with_name(f"{path.name}.rejected{contacts.ending}")
+    rejected.unlink(missing_ok=True)
     with ExitStack() as stack:
 
         @cache
         def writer():
-            kept.touch(0o600)
-            file = kept.open("w", encoding="utf-8", newline="")
+            rejected.touch(0o600)
+            file = rejected.open("w", encoding="utf-8", newline="")
             return contacts.refused_writer(stack.enter_context(file))
 
         yield lambda row: writer()(row)
@@ -269,7 +269,7 @@ def refused_rows(path: Path, contacts: CSVFile | JSONLinesFile) -> Iterator[Call
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new, private file, which takes its place under the final name once it is complete."""
+    """Provide a new, private file, which is renamed to `path` once it is complete."""
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         new = Path(folder, path.name)
         new.touch(0o600)
@@ -287,34 +287,32 @@ def _sync(path: Path):
         os.close(descriptor)
 
 
-# A spreadsheet runs a cell that begins so as a formula; it takes an apostrophe before it for a
-# sign that the cell is text. One more apostrophe than there were keeps each cell its own.
+# A spreadsheet runs a cell that begins so as a formula, unless an apostrophe is before it. Cells
+# that have one already get one more, so that every cell can be restored.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def neutralised(cell: str) -> str:
-    """The cell as text to a spreadsheet; restored() is the inverse."""
+    """Return the cell so that a spreadsheet reads it as text; restored() is the inverse."""
     return "'" + cell if _FORMULA.match(cell) else cell
 
 
 def restored(cell: str) -> str:
-    """What neutralised() was given."""
+    """Return the cell that neutralised() was given."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
 def _delimiter(line: str) -> str:
-    """The one among those in use with which the line names most fields of a contact."""
+    """Return the usual delimiter by which the line names most fields of a contact."""
 
-    def fields_named(delimiter):
-        return sum(
-            _field(title) is not None for title in next(csv.reader([line], delimiter=delimiter), [])
-        )
+    def count_fields(delimiter):
+        return sum(map(bool, map(_field, next(csv.reader([line], delimiter=delimiter), []))))
 
-    return max(",;\t", key=fields_named)
+    return max(",;\t", key=count_fields)
 
 
 def _columns(titles: list[str]) -> dict[str, int]:
-    """Where each field is; a title that names none stands for itself."""
+    """Return the position of each field; a title that names no field stands for itself."""
     columns = {}
     for position, title in enumerate(titles):
         name = _field(title) or title.strip() or f"column {position + 1}"
@@ -333,10 +331,6 @@ def _field(title: str) -> str | None:
 
 def _refusal(errors: dict[str, list[str]]) -> str:
     return " ".join(f"{field}: {text}" for field, texts in errors.items() for text in texts)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="microseconds")
 
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import cli
 from app import create_app
 from store import DEFAULT_WORKSPACE, Store
 
@@ -44,6 +45,7 @@ def make_app(tmp_path):
         if not sandbox:
             settings = {"QYVO_TOKEN": TOKEN} | settings
         app = create_app(settings, sandbox=sandbox)
+        cli.init_app(app)
         app.testing = True
         made.append(app.extensions["store"])
         if not sandbox:

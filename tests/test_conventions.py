@@ -5,10 +5,10 @@ import re
 import uuid
 
 import pytest
-from conftest import PHONE, ROMAIN, TOKEN, UPDATE, assert_refused, caller, execute
+from conftest import PHONE, TOKEN, UPDATE, assert_refused, caller, execute
 
 
-def test_every_call_is_served_under_api_v1_and_the_same_under_v1(call, contact):
+def test_every_endpoint_is_served_under_api_v1_and_the_same_under_v1(call, contact):
     first = call({"phone": PHONE})
     second = call({"phone": PHONE}, path="/v1/actions/update-contact")
     assert first.status_code == second.status_code == 200
@@ -16,17 +16,17 @@ def test_every_call_is_served_under_api_v1_and_the_same_under_v1(call, contact):
 
 
 @pytest.mark.parametrize("path", [UPDATE, "/v1/actions/update-contact"])
-def test_every_call_wants_authorization_bearer_token(client, call, path):
+def test_every_request_needs_authorization_bearer_token(client, call, path):
     assert call({"phone": PHONE}, path).status_code == 200
     assert_refused(client.post(path, json={"phone": PHONE}), 401, "Unauthenticated.")
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_the_scheme_bearer_is_read_in_either_case(client, scheme):
-    answer = client.post(
+    response = client.post(
         UPDATE, json={"phone": PHONE}, headers={"Authorization": f"{scheme} {TOKEN}"}
     )
-    assert answer.status_code == 200
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_a_byte_order_mark_is_no_reason_to_refuse_json(call):
 
 
 def test_the_response_body_is_json_as_utf8_text_not_escaped(call):
-    answer = call({"phone": PHONE, "name": "Élodie 🦊", "tags": "été"})
-    assert answer.content_type == "application/json"
-    assert "Élodie 🦊" in answer.data.decode()
-    assert "été" in answer.data.decode()
+    response = call({"phone": PHONE, "name": "Élodie 🦊", "tags": "été"})
+    assert response.content_type == "application/json"
+    assert "Élodie 🦊" in response.data.decode()
+    assert "été" in response.data.decode()
 
 
 def test_ids_are_uuids_written_in_lower_case_with_hyphens(call, contact):
@@ -69,9 +69,9 @@ def test_phone_numbers_are_returned_as_e164(call):
 
 
 def test_unset_name_or_email_is_null_in_responses(make_app):
-    answer = caller(make_app([{"phone": PHONE}]).test_client())({"phone": PHONE})
-    assert (answer.json["name"], answer.json["email"]) == (None, None)
-    assert '"name":null,"email":null' in answer.get_data(as_text=True)
+    response = caller(make_app([{"phone": PHONE}]).test_client())({"phone": PHONE})
+    assert (response.json["name"], response.json["email"]) == (None, None)
+    assert '"name":null,"email":null' in response.get_data(as_text=True)
 
 
 # A request that deserves several refusals, and loses one reason at each step.
@@ -116,20 +116,22 @@ class Unreadable:
 def test_authentication_and_size_are_decided_before_a_byte_of_the_body_is_read(
     app, token, length, status
 ):
-    answer = app.test_client().post(
+    response = app.test_client().post(
         UPDATE,
         input_stream=Unreadable(),
         environ_overrides={"CONTENT_LENGTH": length},
         content_type="application/json",
         headers={"Authorization": f"Bearer {token}"},
     )
-    assert_refused(answer, status)
+    assert_refused(response, status)
 
 
 def test_a_token_belongs_to_one_workspace_and_a_contact_of_another_is_a_404(make_app):
     app = make_app(sandbox=True)
     mine, theirs = (caller(app.test_client(), token) for token in ("sandbox-a", "sandbox-b"))
-    contact = mine({"phone": PHONE}).json
-    assert_refused(theirs({"contact_id": contact["id"]}), 404, "Contact not found")
-    assert theirs({"phone": PHONE}).json["id"] != contact["id"]
-    assert contact["name"] == ROMAIN["name"]
+    new = {"phone": "+14155550199", "name": "Noor"}
+    contact = mine(new, path="/v1/actions/create-contact").json
+    for reference in ({"contact_id": contact["id"]}, {"phone": contact["phone"]}):
+        assert_refused(theirs({**reference, "name": "Theirs"}), 404, "Contact not found")
+    assert theirs(new, path="/v1/actions/create-contact").json["id"] != contact["id"]
+    assert mine({"contact_id": contact["id"]}).json == contact

@@ -2,12 +2,11 @@
 
 import json
 import logging
+import sqlite3
 from contextlib import contextmanager
 
 import pytest
 from conftest import PHONE, TOKEN, UPDATE, assert_refused, caller, contacts_in, write_lock
-
-import store
 
 INVALID = "The given data was invalid."
 MIB = 1024 * 1024
@@ -74,9 +73,9 @@ BAD_BODIES = {
 @pytest.mark.parametrize(("status", "body"), BAD_BODIES.values(), ids=BAD_BODIES)
 def test_a_bad_body_gets_its_status_as_json_and_nothing_is_written(call, stored, status, body):
     before = stored()
-    answer = call(body)
-    assert_refused(answer, status, INVALID if status == 422 else None)
-    assert len(answer.json["error"]) < 200
+    response = call(body)
+    assert_refused(response, status, INVALID if status == 422 else None)
+    assert len(response.json["error"]) < 200
     assert stored() == before
 
 
@@ -94,7 +93,7 @@ def test_400_says_what_is_wrong_in_one_sentence(call):
     assert all(text.endswith(".") and "\n" not in text for text in texts.values())
 
 
-def test_a_body_of_exactly_1_mib_and_512_levels_is_taken(call, stored):
+def test_a_body_of_exactly_1_mib_and_512_levels_is_accepted(call, stored):
     assert call(body_of(MIB)).status_code == 200
     assert call(nested(512)).status_code == 200
     value, level = stored()[0]["metadata"]["a"], 2
@@ -115,9 +114,9 @@ MALFORMED_HEADERS = [
 def test_401_without_a_token_that_is_known_in_a_well_formed_header(client, stored, header):
     before = stored()
     headers = {} if header is None else {"Authorization": header}
-    answer = client.post(UPDATE, json={"phone": PHONE, "name": "Intruder"}, headers=headers)
-    assert_refused(answer, 401, "Unauthenticated.")
-    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    response = client.post(UPDATE, json={"phone": PHONE, "name": "Intruder"}, headers=headers)
+    assert_refused(response, 401, "Unauthenticated.")
+    assert response.headers["WWW-Authenticate"] == "Bearer"
     assert stored() == before
 
 
@@ -136,16 +135,16 @@ def test_404_no_such_path(call, path):
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"])
 def test_405_wrong_method_with_allow(client, method):
-    answer = client.open(UPDATE, method=method, headers={"Authorization": f"Bearer {TOKEN}"})
-    assert_refused(answer, 405, "Method not allowed")
-    assert answer.headers["Allow"] == "POST"
+    response = client.open(UPDATE, method=method, headers={"Authorization": f"Bearer {TOKEN}"})
+    assert_refused(response, 405, "Method not allowed")
+    assert response.headers["Allow"] == "POST"
 
 
 def test_413_says_the_limit_whatever_the_content_type(call):
     for content_type in ("application/json", "text/plain"):
-        answer = call(body_of(MIB + 1), content_type=content_type)
-        assert_refused(answer, 413)
-        assert "1 MiB" in answer.json["error"]
+        response = call(body_of(MIB + 1), content_type=content_type)
+        assert_refused(response, 413)
+        assert "1 MiB" in response.json["error"]
 
 
 @pytest.mark.parametrize(
@@ -155,17 +154,17 @@ def test_413_says_the_limit_whatever_the_content_type(call):
 )  # fmt: skip
 def test_415_not_json_by_its_content_type_says_what_is_accepted(call, stored, content_type):
     before = stored()
-    answer = call({"phone": PHONE, "name": "Typed"}, content_type=content_type)
-    assert_refused(answer, 415)
-    assert "application/json" in answer.json["error"]
+    response = call({"phone": PHONE, "name": "Typed"}, content_type=content_type)
+    assert_refused(response, 415)
+    assert "application/json" in response.json["error"]
     assert stored() == before
 
 
 def test_422_validation_failed_with_errors_for_each_field(call):
-    answer = call({"phone": PHONE, "name": 7, "tgas": "vip"})
-    assert_refused(answer, 422, INVALID)
-    assert answer.json["errors"].keys() == {"name", "tgas"}
-    for texts in answer.json["errors"].values():
+    response = call({"phone": PHONE, "name": 7, "tgas": "vip"})
+    assert_refused(response, 422, INVALID)
+    assert response.json["errors"].keys() == {"name", "tgas"}
+    for texts in response.json["errors"].values():
         assert isinstance(texts, list)
         assert all(isinstance(text, str) and text for text in texts)
 
@@ -173,9 +172,9 @@ def test_422_validation_failed_with_errors_for_each_field(call):
 def test_metadata_that_grows_past_64_kib_only_by_merging_is_a_422(call, stored):
     assert call({"phone": PHONE, "metadata": {"a": "x" * 40_000}}).status_code == 200
     before = stored()
-    answer = call({"phone": PHONE, "name": "Grown", "metadata": {"b": "x" * 40_000}})
-    assert_refused(answer, 422, INVALID)
-    assert "64 KiB" in answer.json["errors"]["metadata"][0]
+    response = call({"phone": PHONE, "name": "Grown", "metadata": {"b": "x" * 40_000}})
+    assert_refused(response, 422, INVALID)
+    assert "64 KiB" in response.json["errors"]["metadata"][0]
     assert stored() == before
 
 
@@ -185,21 +184,27 @@ def test_500_tells_the_log_and_never_the_client(app, call, monkeypatch, caplog):
 
     monkeypatch.setattr(app.extensions["store"], "update_contact", fail)
     with caplog.at_level(logging.ERROR):
-        answer = call({"phone": PHONE})
-    assert_refused(answer, 500, "Server error")
+        response = call({"phone": PHONE})
+    assert_refused(response, 500, "Server error")
     assert "a detail of our own" in caplog.text
     assert PHONE not in caplog.text
 
 
 @contextmanager
 def disk_full(app):
-    """No page can be added to the database: SQLite answers as it does on a full disk."""
-    with app.extensions["store"]._transaction() as db:
-        [limit] = db.execute("PRAGMA max_page_count = 1").fetchone().values()
-    yield
-    with app.extensions["store"]._transaction() as db:
-        db.execute("PRAGMA max_page_count = 1000000")
-    assert limit < 100
+    """No page can be added to the database: SQLite refuses as it does on a full disk."""
+    connect = sqlite3.connect
+
+    def connected(*args, **options):
+        db = connect(*args, **options)
+        db.execute("PRAGMA max_page_count = 1")  # or as many as there are
+        return db
+
+    app.extensions["store"].close()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sqlite3, "connect", connected)
+        yield
+        app.extensions["store"].close()
 
 
 @contextmanager
@@ -210,15 +215,15 @@ def busy(app):
 
 @pytest.mark.parametrize(("trouble", "said"), [(busy, "busy"), (disk_full, "disk is full")])
 def test_503_says_which_and_nothing_was_written(make_app, monkeypatch, trouble, said):
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("app.BUSY_SECONDS", 0.2)
     app = make_app()
     call = caller(app.test_client())
     before = contacts_in(app.extensions["store"].path)
     large = {"phone": PHONE, "name": "Unwritten", "metadata": {"a": "x" * 60_000}}
     with trouble(app):
-        answer = call(large)
-        assert_refused(answer, 503)
-        assert said in answer.json["error"]
-        assert int(answer.headers["Retry-After"]) >= 1
+        response = call(large)
+        assert_refused(response, 503)
+        assert said in response.json["error"]
+        assert int(response.headers["Retry-After"]) >= 1
         assert contacts_in(app.extensions["store"].path) == before
     assert call(large).status_code == 200

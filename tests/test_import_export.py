@@ -24,6 +24,7 @@ from conftest import (
     write_lock,
 )
 
+import cli
 from app import create_app
 
 OTHER_ID = "0197c1de-52ab-7cc3-9f3e-4a8d1f0c2b6e"
@@ -31,8 +32,8 @@ NOOR = "+14155550199"
 
 
 @pytest.fixture
-def run(runner, tmp_path):
-    """Runs `flask …` in the application's process; a dictionary holds files to make before."""
+def run(runner):
+    """Runs `flask …` in the application's process."""
 
     def run(*args, status=0, **options):
         result = runner.invoke(args=[str(arg) for arg in args], **options)
@@ -54,6 +55,13 @@ def import_text(run, tmp_path):
     return import_text
 
 
+def runner_on(database):
+    """Runs `flask …` on a database that may not be there yet."""
+    app = create_app({"CONTACTS_DATABASE": str(database)})
+    cli.init_app(app)
+    return app.test_cli_runner()
+
+
 def by_phone(rows):
     return {row["phone"]: row for row in rows}
 
@@ -63,7 +71,7 @@ def rejected(tmp_path, name="contacts.csv.rejected.csv"):
         return list(csv.DictReader(file))
 
 
-# What an import takes
+# What an import accepts
 
 
 def test_rows_become_contacts_by_the_rules_of_create_contact(import_text, stored):
@@ -131,12 +139,12 @@ def test_a_second_import_changes_nothing(import_text, stored):
 def test_an_import_is_found_by_search_at_once(import_text, client):
     rows = "".join(f"+1415555{i:04},Person {i}\n" for i in range(1500))
     import_text(f"phone,name\n{rows}")
-    answer = client.post(
+    response = client.post(
         "/v1/actions/search-contacts",
         json={"query": "person 1499"},
         headers={"Authorization": f"Bearer {TOKEN}"},
     )
-    assert [contact["phone"] for contact in answer.json] == ["+14155551499"]
+    assert [contact["phone"] for contact in response.json] == ["+14155551499"]
 
 
 def test_the_default_region_applies(make_app, tmp_path, stored):
@@ -295,7 +303,7 @@ def test_a_refused_row_keeps_no_other_out(
     assert result.stdout == "Imported: 2. Refused: 1.\n"
 
 
-def test_every_reason_is_said(import_text):
+def test_every_reason_is_reported(import_text):
     result = import_text("phone,email\nx,y\n", status=1)
     assert "phone: " in result.stderr
     assert "email: " in result.stderr
@@ -364,11 +372,9 @@ def test_a_dry_run_says_the_same_and_writes_nothing(import_text, tmp_path, store
 
 
 def test_a_dry_run_makes_no_database(tmp_path):
-    app = create_app({"CONTACTS_DATABASE": str(tmp_path / "new" / "contacts.db")})
+    runner = runner_on(tmp_path / "new" / "contacts.db")
     (tmp_path / "contacts.csv").write_text(f"phone\n{NOOR}\n")
-    result = app.test_cli_runner().invoke(
-        args=["import", str(tmp_path / "contacts.csv"), "--dry-run"]
-    )
+    result = runner.invoke(args=["import", str(tmp_path / "contacts.csv"), "--dry-run"])
     assert result.exit_code == 0
     assert not (tmp_path / "new").exists()
 
@@ -495,10 +501,9 @@ def test_an_unknown_workspace_is_not_exported(run):
 @pytest.mark.parametrize(
     "command", [["export"], ["delete", PHONE, "--yes"], ["backup", "copy.db"]], ids=lambda c: c[0]
 )
-def test_a_missing_database_is_said_and_not_made(tmp_path, command):
+def test_a_missing_database_is_reported_and_not_made(tmp_path, command):
     database = tmp_path / "folder" / "contacts.db"
-    app = create_app({"CONTACTS_DATABASE": str(database)})
-    result = app.test_cli_runner().invoke(args=command)
+    result = runner_on(database).invoke(args=command)
     assert result.exit_code == 1
     assert result.stderr == f"Error: {database}: there is no database.\n"
     assert list(tmp_path.iterdir()) == []
@@ -545,12 +550,12 @@ def test_an_interrupted_import_keeps_what_is_in_and_can_be_run_again(make_app, t
 
 def test_clients_update_while_an_import_runs(server, tmp_path):
     write_rows(tmp_path / "many.csv", 15_000)
-    answers = []
+    responses = []
 
     def update(process):
         while process.poll() is None:
-            body = {"phone": PHONE, "metadata": {"count": len(answers)}}
-            answers.append(post(server.url, body).status_code)
+            body = {"phone": PHONE, "metadata": {"count": len(responses)}}
+            responses.append(post(server.url, body).status_code)
 
     with importing(tmp_path / "many.csv", server.database) as process:
         clients = [threading.Thread(target=update, args=[process]) for _ in range(3)]
@@ -560,5 +565,5 @@ def test_clients_update_while_an_import_runs(server, tmp_path):
         for client in clients:
             client.join()
     assert stdout == "Imported: 15000. Refused: 0.\n"
-    assert set(answers) == {200}
+    assert set(responses) == {200}
     assert len(contacts_in(server.database)) == 15_001

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import PHONE, TOKEN, UPDATE, caller, connection, environment, post, serving
+from developer import Developer
 
 SCRIPT = "<script>alert(1)</script>"
 DEADLINE = 3000  # milliseconds; what is promised is one second, on a machine that is not busy
@@ -103,8 +104,33 @@ def test_a_page_without_news_is_a_304(client, call):
         assert look_again() == 200
 
 
+def test_the_times_of_what_is_opened_are_in_one_format(client, call):
+    contact = call({"phone": PHONE, "name": "Changed"}).json
+    page = client.get(f"/?contact={contact['id']}").text
+    for field in ("created_at", "updated_at"):
+        [shown] = re.findall(rf"<dt>{field}</dt><dd>(.*?)</dd>", page)
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", shown)
+    assert f"<dd>{contact['updated_at']}</dd>" in page
+    page = client.get("/?request=1").text
+    assert re.search(r"#1 · \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 ·", page)
+
+
+@pytest.mark.parametrize("path", ["/", "/inspector/inspector.js", "/inspector/inspector.css"])
+def test_the_page_and_its_files_have_one_cache_control(sandbox, path):
+    with connection(sandbox.url) as http_connection:
+        http_connection.request("GET", path)
+        response = http_connection.getresponse()
+        assert response.status == 200
+        assert response.headers.get_all("Cache-Control") == ["no-store"]
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "../page.py", "..%2fpage.py", "%2fetc%2fpasswd"])
+def test_the_page_has_no_other_files(client, name):
+    assert client.get(f"/inspector/{name}").status_code == 404
+
+
 @pytest.mark.parametrize("query", ["contact=x", "contact=' OR 1", "request=9", "nonsense=1"])
-def test_what_is_no_longer_there_is_said_plainly(client, query):
+def test_the_page_says_what_is_no_longer_there(client, query):
     page = client.get("/?" + query)
     assert page.status_code == 200
     assert ("no longer" in page.text) == ("nonsense" not in query)
@@ -127,7 +153,7 @@ def copied_command(page):
         "@/etc/passwd",
     ],
 )
-def test_copied_as_curl_a_call_can_be_sent_again(client, call, body):
+def test_copied_as_curl_a_request_can_be_sent_again(client, call, body):
     call(body.encode())
     page = client.get("/?request=1").text
     command = copied_command(page)
@@ -169,7 +195,7 @@ def browser():
 
 
 class Screen:
-    """The page of one workspace in the browser, and a developer's calls beside it."""
+    """The page of one workspace in the browser, and a developer's requests beside it."""
 
     def __init__(self, browser, url, token, **context):
         self.url, self.token, self.trouble, self.hosts = url, token, [], set()
@@ -212,7 +238,7 @@ def screen(browser, sandbox, request):
         each.close()
 
 
-def test_a_call_appears_without_reloading(screen):
+def test_a_request_appears_without_reloading(screen):
     screen = screen()
     screen.page.evaluate("window.stayed = true")
     screen.me({"phone": PHONE, "name": "Arrived just now"})
@@ -246,7 +272,7 @@ def test_a_contact_opens_with_everything_and_escape_closes_it(screen):
     assert "Romain" in focused
 
 
-def test_a_call_opens_with_request_and_answer_and_is_copied_as_curl(screen):
+def test_a_request_opens_with_its_response_and_is_copied_as_curl(screen):
     screen = screen(permissions=["clipboard-read", "clipboard-write"])
     screen.me({"phone": PHONE, "name": SCRIPT})
     screen.page.locator("#requests .row", has_text="200").click()
@@ -259,27 +285,54 @@ def test_a_call_opens_with_request_and_answer_and_is_copied_as_curl(screen):
     assert f"Authorization: Bearer {screen.token}" in copied
 
 
-def test_a_fault_is_armed_and_strikes(screen):
+def open_faults(screen):
+    screen.page.locator("#faults-summary").click()
+    return screen.page.locator("#inject")
+
+
+def test_a_fault_is_injected_and_triggered(screen):
     screen = screen()
-    screen.page.get_by_text("Faults").click()
-    screen.page.get_by_label("Answer with").select_option("429")
-    screen.page.get_by_label("How often").fill("2")
-    screen.page.get_by_role("button", name="Arm", exact=True).click()
-    screen.see("#armed", "429, 2 to come")
+    form = open_faults(screen)
+    screen.see("#faults", "No faults.")
+    form.get_by_label("Respond with").select_option("429")
+    form.get_by_label("How often").fill("2")
+    form.get_by_role("button", name="Inject").click()
+    screen.see("#faults li", "429, 2 to come")
+    screen.see("#active-mark", "active")
     assert screen.me({"phone": PHONE}).status_code == 429
-    screen.see("#armed", "1 to come")
+    screen.see("#faults li", "1 to come; triggered 1\u00d7")
     assert screen.me({"phone": PHONE}).status_code == 429
     assert screen.me({"phone": PHONE}).status_code == 200
-    screen.see("#armed", "Nothing is armed. It has struck 2\u00d7.")
+    screen.see("#faults li", "0 to come; triggered 2\u00d7")
+    screen.miss("#active-mark .mark", "active")
     screen.see("#requests .row", "Too many requests")
+    form.get_by_role("button", name="Remove all").click()
+    screen.see("#faults", "No faults.")
 
 
-def test_a_fault_that_cannot_be_armed_says_why(screen):
+def test_every_fault_of_a_list_is_shown_in_order(screen):
     screen = screen()
-    screen.page.get_by_text("Faults").click()
-    screen.page.get_by_label("Answer with").select_option("")
-    screen.page.get_by_role("button", name="Arm", exact=True).click()
-    screen.see("#arm-error", "Pass status or delay_ms")
+    faults = [
+        {"status": 503, "path": "/me", "probability": 0.5},
+        {"delay_ms": 50, "times": 3},
+        {"status": 418, "retry_after": 5},
+    ]
+    Developer(screen.url, screen.token).inject(*faults)
+    open_faults(screen)
+    screen.see("#faults li", "418")
+    assert [each.strip() for each in screen.page.locator("#faults li").all_inner_texts()] == [
+        "503, /me only, with probability 0.5, until removed; triggered 0\u00d7",
+        "no error after 50 ms, 3 to come; triggered 0\u00d7",
+        "418, retry after 5 s, until removed; triggered 0\u00d7",
+    ]
+
+
+def test_a_fault_that_cannot_be_injected_says_why(screen):
+    screen = screen()
+    form = open_faults(screen)
+    form.get_by_label("Respond with").select_option("")
+    form.get_by_role("button", name="Inject").click()
+    screen.see("#fault-error", "Pass status or delay_ms")
     [trouble] = screen.trouble  # the browser reports the 422 itself
     assert "422" in trouble
     screen.trouble.clear()
@@ -336,12 +389,11 @@ def test_at_360_pixels_nothing_is_cut_off(screen, scheme):
     screen.page.locator("#contacts .row", has_text="NNN").click()
     screen.see("#detail", "kkk")
     assert screen.page.evaluate(width) == 360
-    screen.page.get_by_text("Faults").click()
-    box = screen.page.get_by_role("button", name="Disarm").bounding_box()
+    box = open_faults(screen).get_by_role("button", name="Remove all").bounding_box()
     assert box["x"] + box["width"] <= 360
 
 
-def test_a_secret_base_token_works_in_the_page(browser, tmp_path):
+def test_the_page_works_where_qyvo_token_is_set(browser, tmp_path):
     with serving(tmp_path, "--sandbox", QYVO_TOKEN=TOKEN) as server:
         post(server.url, {"phone": PHONE})
         context = browser.new_context()

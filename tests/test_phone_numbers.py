@@ -10,12 +10,12 @@ MEXICAN = "+525512345678"
 
 @pytest.fixture
 def found(make_app):
-    """The phone of the contact that a spelling finds, or the answer that refuses it."""
+    """The phone of the contact that a spelling finds, or the response that refuses it."""
     contacts = [{"phone": phone} for phone in (PHONE, FRENCH, MEXICAN, "+390612345678")]
 
     def found(spelling, **settings):
-        answer = caller(make_app(contacts, **settings).test_client())({"phone": spelling})
-        return answer.json["phone"] if answer.status_code == 200 else answer
+        response = caller(make_app(contacts, **settings).test_client())({"phone": spelling})
+        return response.json["phone"] if response.status_code == 200 else response
 
     return found
 
@@ -46,9 +46,9 @@ def test_spaces_dots_hyphens_parentheses_tel_and_non_ascii_digits_are_fine(found
     "spelling", ["14155550123", "(415) 555-0123", "0639980101", "0033639980101"]
 )
 def test_a_number_without_a_leading_plus_is_a_422_whose_message_says_so(found, spelling):
-    answer = found(spelling)
-    assert_refused(answer, 422)
-    [text] = answer.json["errors"]["phone"]
+    response = found(spelling)
+    assert_refused(response, 422)
+    [text] = response.json["errors"]["phone"]
     assert "start with +" in text
 
 
@@ -97,9 +97,9 @@ def test_a_number_that_cannot_exist_is_a_422(found, spelling):
     ],
 )
 def test_text_that_is_no_phone_number_is_a_422(found, text):
-    answer = found(text)
-    assert_refused(answer, 422)
-    assert list(answer.json["errors"]) == ["phone"]
+    response = found(text)
+    assert_refused(response, 422)
+    assert list(response.json["errors"]) == ["phone"]
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_text_that_is_no_phone_number_is_a_422(found, text):
 )
 def test_fictional_numbers_must_work(make_app, spelling):
     e164 = spelling.replace(" ", "")
-    answer = caller(make_app([{"phone": e164}]).test_client())({"phone": spelling})
-    assert (answer.status_code, answer.json["phone"]) == (200, e164)
+    response = caller(make_app([{"phone": e164}]).test_client())({"phone": spelling})
+    assert (response.status_code, response.json["phone"]) == (200, e164)
 
 
 @pytest.mark.parametrize("spelling", ["+52 1 55 1234 5678", "+5215512345678", "+52 55 1234 5678"])

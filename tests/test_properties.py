@@ -1,4 +1,4 @@
-"""Whatever is sent: never a 5xx, never an answer that is not JSON, never a refusal that wrote."""
+"""Whatever is sent: never a 5xx, never a response that is not JSON, never a refusal that wrote."""
 
 import json
 import sqlite3
@@ -54,21 +54,21 @@ def stored(app):
 
 @pytest.fixture(scope="module")
 def send(app, stored):
-    """Sends a body, and holds the answer against what every answer must be."""
+    """Sends a body, and holds the response against what every response must be."""
     call = caller(app.test_client())
 
     def send(body, **request):
         before = stored()
-        answer = call(body, **request)
-        assert answer.content_type == "application/json"
-        if answer.status_code == 200:
-            assert list(answer.json) == ["id", "phone", "name", "email", "tags", "updated_at"]
-            answer.data.decode()
+        response = call(body, **request)
+        assert response.content_type == "application/json"
+        if response.status_code == 200:
+            assert list(response.json) == ["id", "phone", "name", "email", "tags", "updated_at"]
+            response.data.decode()
         else:
-            assert answer.status_code in (400, 404, 413, 415, 422)
-            assert_refused(answer, answer.status_code)
+            assert response.status_code in (400, 404, 413, 415, 422)
+            assert_refused(response, response.status_code)
             assert stored() == before
-        return answer
+        return response
 
     send.id = call({"phone": PHONE}).json["id"]
     return send
@@ -142,12 +142,12 @@ def test_near_valid_bodies(send):
     @given(near_valid(send.id), st.booleans())
     def check(body, escaped):
         text = json.dumps(body, ensure_ascii=escaped)
-        answer = send(text.encode(errors="surrogatepass"))
-        seen.add(answer.status_code)
-        if answer.status_code != 400:
+        response = send(text.encode(errors="surrogatepass"))
+        seen.add(response.status_code)
+        if response.status_code != 400:
             errors = UpdateContact().validate(json.loads(text))
-            too_large = str(MetadataTooLarge()) in answer.text  # which the store alone can tell
-            assert answer.json.get("errors", {}) == errors or (too_large and not errors)
+            too_large = str(MetadataTooLarge()) in response.text  # which the store alone can tell
+            assert response.json.get("errors", {}) == errors or (too_large and not errors)
 
     check()
     assert seen == {200, 400, 404, 422}  # so that all of the ways through were tried
@@ -165,7 +165,7 @@ def test_damaged_json(send):
 
 
 def test_valid_bodies_are_written_as_they_were_sent(stored, send):
-    """What a call gives is what the contact then holds; what it does not give is as before."""
+    """A field in the request is what the contact then holds; every other field is as before."""
     text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
     storable = st.recursive(
         st.none()
@@ -182,9 +182,9 @@ def test_valid_bodies_are_written_as_they_were_sent(stored, send):
     @given(st.fixed_dictionaries({}, optional=optional))
     def check(body):
         [before, other] = stored()
-        answer = send({"contact_id": send.id, **body})
-        if answer.status_code == 422:
-            assert set(answer.json["errors"]) <= {"metadata", "tags"}
+        response = send({"contact_id": send.id, **body})
+        if response.status_code == 422:
+            assert set(response.json["errors"]) <= {"metadata", "tags"}
             return
         expected = before | {"updated_at": 0}
         if "name" in body:
@@ -197,12 +197,12 @@ def test_valid_bodies_are_written_as_they_were_sent(stored, send):
         [after, other_after] = stored()
         assert after | {"updated_at": 0} == expected
         assert other_after == other
-        assert (answer.json["name"], answer.json["tags"]) == (after["name"], after["tags"])
+        assert (response.json["name"], response.json["tags"]) == (after["name"], after["tags"])
 
     check()
 
 
-def test_the_same_call_twice_changes_nothing_the_second_time(stored, send):
+def test_the_same_request_twice_changes_nothing_the_second_time(stored, send):
     @examples(500)
     @given(near_valid(send.id))
     def check(body):
@@ -222,11 +222,11 @@ def test_any_header_gets_a_401_or_is_the_token(app):
     @examples(500)
     @given(printable | printable.map("Bearer {}".format) | st.just(f"Bearer {TOKEN}"))
     def check(header):
-        answer = client.post(UPDATE, json={"phone": PHONE}, headers={"Authorization": header})
+        response = client.post(UPDATE, json={"phone": PHONE}, headers={"Authorization": header})
         if header == f"Bearer {TOKEN}":
-            assert answer.status_code == 200
+            assert response.status_code == 200
         else:
-            assert_refused(answer, 401, "Unauthenticated.")
+            assert_refused(response, 401, "Unauthenticated.")
 
     check()
 

@@ -1,16 +1,13 @@
 """CONTACTS_RATE_LIMIT: a rolling minute for each token, as the vendor documents it."""
 
-import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
-from urllib.parse import urlsplit
 
 import pytest
 from conftest import (
     PHONE,
     TOKEN,
-    UPDATE,
     assert_refused,
     caller,
     flask,
@@ -20,6 +17,7 @@ from conftest import (
     serving,
 )
 from conftest import environment as environ
+from developer import SEARCH, Developer
 
 LIMIT, REMAINING = "X-RateLimit-Limit", "X-RateLimit-Remaining"
 
@@ -37,18 +35,18 @@ def app(make_app, clock):
     return make_app(CONTACTS_RATE_LIMIT="3")
 
 
-def test_every_answer_tells_the_limit_and_what_remains(call):
-    answers = [call({"phone": PHONE}) for _ in range(3)]
-    assert [a.headers[LIMIT] for a in answers] == ["3"] * 3
-    assert [a.headers[REMAINING] for a in answers] == ["2", "1", "0"]
+def test_every_response_tells_the_limit_and_what_remains(call):
+    responses = [call({"phone": PHONE}) for _ in range(3)]
+    assert [r.headers[LIMIT] for r in responses] == ["3"] * 3
+    assert [r.headers[REMAINING] for r in responses] == ["2", "1", "0"]
 
 
-def test_past_the_limit_a_call_is_a_429(call):
+def test_past_the_limit_a_request_is_a_429(call):
     for _ in range(3):
         assert call({"phone": PHONE}).status_code == 200
-    answer = call({"phone": PHONE})
-    assert_refused(answer, 429, "Too many requests")
-    assert (answer.headers[LIMIT], answer.headers[REMAINING]) == ("3", "0")
+    response = call({"phone": PHONE})
+    assert_refused(response, 429, "Too many requests")
+    assert (response.headers[LIMIT], response.headers[REMAINING]) == ("3", "0")
 
 
 def test_refused_requests_count_too(call, client):
@@ -92,8 +90,8 @@ def test_a_429_writes_nothing_and_comes_before_the_body_is_looked_at(call, store
 def test_each_token_has_a_limit_of_its_own(app, call):
     other = caller(app.test_client(), app.extensions["store"].create_token("other"))
     for _ in range(4):
-        answer = call({"phone": PHONE})
-    assert answer.status_code == 429
+        response = call({"phone": PHONE})
+    assert response.status_code == 429
     assert other({"phone": PHONE}).headers[REMAINING] == "2"
 
 
@@ -116,9 +114,9 @@ def test_what_needs_no_token_is_not_counted(client, call):
 
 def test_without_the_setting_there_is_no_limit(make_app):
     call = caller(make_app().test_client())
-    answers = [call({"phone": PHONE}) for _ in range(200)]
-    assert {a.status_code for a in answers} == {200}
-    assert LIMIT not in answers[0].headers
+    responses = [call({"phone": PHONE}) for _ in range(200)]
+    assert {r.status_code for r in responses} == {200}
+    assert LIMIT not in responses[0].headers
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
@@ -129,16 +127,11 @@ def test_a_wrong_limit_stops_the_start_with_one_line(tmp_path, value):
     assert result.stderr.count("\n") == 1
 
 
-def test_a_server_answers_a_429_before_the_body_has_been_sent_and_counts_it_once(tmp_path):
+def test_the_server_sends_a_429_before_the_body_has_been_sent_and_counts_it_once(tmp_path):
     with serving(tmp_path, "--sandbox", CONTACTS_RATE_LIMIT="2") as server:
         for remaining in ("1", "0"):
             assert post(server.url, {"phone": PHONE}, "sandbox").headers[REMAINING] == remaining
-        address = urlsplit(server.url)
-        with socket.create_connection((address.hostname, address.port), timeout=10) as sock:
-            sock.sendall(
-                f"POST {UPDATE} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sandbox\r\n"
-                "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n".encode()
-            )
+        with raw(server.url, head("sandbox", "Content-Length: 100")) as sock:
             assert sock.recv(65536).startswith(b"HTTP/1.1 429 ")
 
 
@@ -149,7 +142,7 @@ def test_a_server_answers_a_429_before_the_body_has_been_sent_and_counts_it_once
         ("POST", "/sandbox/reset", b'{"contacts": []}', b"204"),
     ],
 )
-def test_past_the_limit_the_sandboxs_own_calls_work_however_they_arrive(
+def test_past_the_limit_the_sandboxs_own_endpoints_work_however_a_request_arrives(
     tmp_path, method, path, body, status
 ):
     with serving(tmp_path, "--sandbox", CONTACTS_RATE_LIMIT="1") as server:
@@ -162,14 +155,14 @@ def test_past_the_limit_the_sandboxs_own_calls_work_however_they_arrive(
             assert sock.recv(65536).startswith(b"HTTP/1.1 " + status)
 
 
-def test_a_body_left_unread_is_asked_for_again(make_app):
-    """The header was refused, and when the application looked it would have been admitted."""
-    app = make_app()
-    answer = app.test_client().post(
-        UPDATE,
-        headers={"Authorization": f"Bearer {TOKEN}"},
-        content_type="application/json",
-        environ_overrides={"CONTENT_LENGTH": "20"},
-    )
-    assert_refused(answer, 503)
-    assert answer.headers["Retry-After"]
+def test_a_request_that_the_server_repeats_counts_once(tmp_path):
+    with serving(tmp_path, "--sandbox", CONTACTS_RATE_LIMIT="9") as server:
+        me = Developer(server.url, "sandbox-new")
+        me.inject({"delay_ms": 50, "path": "/me"})
+        body = b'{"phone": "+14155550123"}'
+        with raw(server.url, head(me.token, f"Content-Length: {len(body)}")) as sock:
+            time.sleep(0.2)  # the body comes after the server has begun
+            sock.sendall(body)
+            assert b"x-ratelimit-remaining: 8" in sock.recv(65536).lower()
+        assert me("POST", SEARCH, {}).headers[REMAINING] == "7"  # in a thread
+        assert me.me().headers[REMAINING] == "6"  # after its delay

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import execute
 
+import cli
 from app import create_app
 from schemas import CreateContact
 from store import DEFAULT_WORKSPACE
@@ -44,6 +45,7 @@ def test_any_contacts_come_back_as_they_were(given_contacts, ending):
         apps = []
         for name in ("old", "new"):
             app = create_app({"CONTACTS_DATABASE": f"{folder}/{name}.db"})
+            cli.init_app(app)
             apps.append(SimpleNamespace(store=app.extensions["store"], run=app.test_cli_runner()))
         old, new = apps
         old.store.open_workspace(

@@ -31,11 +31,11 @@ def test_what_arrived(url, run):
     [command, printed] = readme("What arrived")
     run(readme("Starting over")[0])
     post(url, {"phone": "0612345678"}, "sandbox")
-    [answer], [expected] = json.loads(run(command)), json.loads(printed.text)
-    for entry in (answer, expected):
+    [response], [expected] = json.loads(run(command)), json.loads(printed.text)
+    for entry in (response, expected):
         for varies in ("id", "time", "milliseconds"):
             assert entry.pop(varies)
-    assert answer == expected
+    assert response == expected
 
 
 @needs_curl
@@ -51,9 +51,9 @@ def test_starting_over(url, run):
 def test_faults(url, run):
     [command, printed] = readme("Faults")
     assert shape(run(command)) == shape(printed.text)
-    answers = [post(url, {"phone": "+14155550123"}, "sandbox") for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [429, 429, 200]
-    assert answers[0].headers["Retry-After"]
+    responses = [post(url, {"phone": "+14155550123"}, "sandbox") for _ in range(3)]
+    assert [response.status_code for response in responses] == [429, 429, 200]
+    assert responses[0].headers["Retry-After"]
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def project(tmp_path):
 
 
 def test_the_pytest_example_with_and_without_xdist(project):
-    pytest.importorskip("requests", reason="the example calls with requests")
+    pytest.importorskip("requests", reason="the example uses requests")
     pytest.importorskip("xdist", reason="the example runs in parallel")
     conftest, tests = readme("pytest")
     (project / "conftest.py").write_text(conftest.text)

@@ -1,12 +1,11 @@
 """The database file: what it promises by itself, and what it keeps under many hands."""
 
-import errno
 import os
 import sqlite3
 import stat
 import subprocess
 import sys
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,14 +16,12 @@ from conftest import (
     ROMAIN,
     ROOT,
     SECONDS,
-    assert_refused,
     caller,
     contacts_in,
     environment,
     execute,
     flask,
     post,
-    write_lock,
 )
 
 from store import DEFAULT_WORKSPACE, Store
@@ -52,117 +49,26 @@ def test_the_database_is_in_wal_mode(path):
     assert execute(path, "PRAGMA journal_mode") == [("wal",)]
 
 
-def test_every_connection_checks_foreign_keys_and_syncs_at_checkpoints(make_app):
-    store = make_app().extensions["store"]
-    store.list_tokens()
-    for connection in [store._writer, *store._readers]:
-        assert connection.execute("PRAGMA synchronous").fetchone() == {"synchronous": 1}
-        assert connection.execute("PRAGMA foreign_keys").fetchone() == {"foreign_keys": 1}
-
-
-@pytest.mark.parametrize(("setting", "syncs"), [("FULL", 3), ("NORMAL", 0)])
-def test_contacts_synchronous_says_whether_each_change_is_brought_to_the_disk(
-    make_app, monkeypatch, setting, syncs
-):
-    app = make_app(CONTACTS_SYNCHRONOUS=setting)
-    call, wal = caller(app.test_client()), f"{app.extensions['store'].path}-wal"
-    synced = []
-    monkeypatch.setattr("store._fdatasync", lambda file: synced.append(os.fstat(file)))
-    for name in ("A", "A", "B", "C"):
-        assert call({"phone": PHONE, "name": name}).status_code == 200
-    assert len(synced) == syncs
-    assert all(os.path.samestat(status, os.stat(wal)) for status in synced)
-
-
-def test_when_the_disk_fails_nobody_is_told_that_all_is_well(make_app, monkeypatch, caplog):
-    def fail(file):
-        raise OSError(errno.EIO, "Input/output error")
-
-    call = caller(make_app().test_client())
-    with monkeypatch.context() as patch:
-        patch.setattr("store._fdatasync", fail)
-        answer = call({"phone": PHONE, "name": "Perhaps"})
-    assert_refused(answer, 503)
-    assert answer.json["error"].startswith("The disk has failed.")
-    assert answer.headers["Retry-After"] == "1"
-    assert "Input/output error" in caplog.text
-    for path in ("update-contact", "get-contact"):
-        assert_refused(call({"phone": PHONE}, path=f"/v1/actions/{path}"), 503)
-    assert "Mend it, then restart." in caplog.text
-    restarted = caller(make_app().test_client())
-    assert restarted({"phone": PHONE, "name": "Kept"}).json["name"] == "Kept"
-
-
-def test_when_the_disk_fails_those_who_wait_for_it_are_told_too(make_app, monkeypatch):
-    """The system reports to the first alone that writing failed."""
-    app = make_app()
-    asked = []
-
-    def fail_once(file):
-        asked.append(file)
-        deadline = time.monotonic() + SECONDS
-        while not keys <= stored_keys() and time.monotonic() < deadline:
-            time.sleep(0.001)
-        time.sleep(0.1)  # for the other to wait
-        if len(asked) == 1:
-            raise OSError(errno.EIO, "Input/output error")
-
-    def stored_keys():
-        [contact] = contacts_in(app.extensions["store"].path)
-        return contact["metadata"].keys()
-
-    def write(key):
-        return caller(app.test_client())({"phone": PHONE, "metadata": {key: 1}})
-
-    keys = {"one", "other"}
-    monkeypatch.setattr("store._fdatasync", fail_once)
-    with ThreadPoolExecutor(2) as threads:
-        for answer in threads.map(write, keys):
-            assert_refused(answer, 503)
-            assert answer.json["error"].startswith("The disk has failed.")
-
-
-def test_what_is_read_while_another_thread_writes_it_is_on_the_disk_before_it_is_told(
-    make_app, monkeypatch
-):
-    store = make_app([{**ROMAIN, "metadata": {"n": 0}}]).extensions["store"]
-    store.syncs_later = True
-    on_disk = 0
-
-    def number():
-        return store.get_contact(1, phone=PHONE)["metadata"]["n"]
-
-    def sync(file):
-        nonlocal on_disk
-        on_disk = max(on_disk, number())  # what is committed before the sync
-
-    def write():
-        for n in range(1, 3000):
-            store.update_contact(1, phone=PHONE, metadata={"n": n})
-
-    monkeypatch.setattr("store._fdatasync", sync)
-    with ThreadPoolExecutor(1) as thread:
-        writer = thread.submit(write)
-        while not writer.done():
-            told = number()
-            store.sync()
-            assert told <= on_disk
-    writer.result()
-
-
 @pytest.mark.skipif(not Path("/proc").exists(), reason="counts open files as Linux shows them")
-def test_connections_that_many_slow_readers_needed_are_not_all_kept(app, path):
+def test_the_connection_of_a_thread_goes_with_the_thread(app, path):
     def open_files():
         links = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.exists()]
         return links.count(f"{path}-wal")  # of the database itself SQLite keeps them, to use again
 
-    before = open_files()
-    exports = [app.extensions["store"].export_contacts(1) for _ in range(50)]
-    assert all(next(export)["phone"] == PHONE for export in exports)
-    assert open_files() >= before + 49
-    for export in exports:
-        assert list(export) == []
-    assert open_files() < before + 10
+    def read(together):
+        assert app.extensions["store"].get_contact(1, phone=PHONE)["phone"] == PHONE
+        together.wait(SECONDS)  # so that there are 20 at once
+
+    app.extensions["store"].ping()
+    for _ in range(2):
+        together = threading.Barrier(20)
+        threads = [threading.Thread(target=read, args=(together,)) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    del thread, threads
+    assert open_files() == 1
 
 
 def test_every_table_is_strict(path):
@@ -382,24 +288,6 @@ def test_several_threads_hammering_one_contact_lose_no_key(tmp_path):
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(write, range(8)))
     assert contacts_in(tmp_path / "contacts.db")[0]["metadata"] == keys(*range(8), calls=50)
-
-
-def test_threads_write_in_the_order_in_which_they_came(tmp_path):
-    path = tmp_path / "contacts.db"
-    with opened(path) as store, ThreadPoolExecutor(10) as threads:
-        workspace = store.open_workspace(DEFAULT_WORKSPACE, [{"phone": PHONE}])
-
-        def write(n):
-            store.update_contact(workspace, phone=PHONE, metadata={str(n): n})
-
-        with write_lock(path):
-            writes = []
-            for n in range(10):
-                writes.append(threads.submit(write, n))
-                time.sleep(0.05)  # for it to join the queue
-        for each in writes:
-            each.result(SECONDS)
-    assert list(contacts_in(path)[0]["metadata"].values()) == list(range(10))
 
 
 def test_several_processes_hammering_one_contact_lose_no_key(tmp_path):

@@ -14,7 +14,7 @@ async function refresh() {
   try {
     response = await fetch(location.href, { headers, cache: "no-store" });
   } catch {
-    tell("The server does not answer", "lost");
+    tell("The server does not respond", "lost");
     return;
   }
   tell("Live");
@@ -119,8 +119,8 @@ byId("reset").addEventListener("click", () => {
   if (confirm("Put the sample contacts back, and empty the journal?")) send("POST", "/sandbox/reset");
 });
 byId("clear").addEventListener("click", () => send("DELETE", "/sandbox/requests"));
-byId("disarm").addEventListener("click", () => send("DELETE", "/sandbox/faults"));
-byId("arm").addEventListener("submit", async (event) => {
+byId("remove").addEventListener("click", () => send("DELETE", "/sandbox/faults"));
+byId("inject").addEventListener("submit", async (event) => {
   event.preventDefault();
   const fault = {};
   for (const [name, value] of new FormData(event.target)) {
@@ -128,7 +128,7 @@ byId("arm").addEventListener("submit", async (event) => {
   }
   const response = await send("PUT", "/sandbox/faults", fault);
   const errors = response.ok ? {} : (await response.json()).errors;
-  byId("arm-error").textContent = Object.values(errors).flat()[0] ?? "";
+  byId("fault-error").textContent = Object.values(errors).flat()[0] ?? "";
 });
 
 addEventListener("popstate", () => {

@@ -1,0 +1,85 @@
+"""What only a developer's stand-in needs.
+
+Sample contacts, a workspace for every token, a journal of what arrived, faults on request, and a
+page that shows it all. A deployment never loads this package.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from flask import Flask, Response, current_app, g, request
+from werkzeug.exceptions import Forbidden, Unauthorized
+
+from sandbox import faults, journal, page, workspaces
+from sandbox.workspaces import SAMPLE_CONTACTS, Workspaces
+from store import Store
+
+
+def init_app(app: Flask, store: Store, admit: Callable, read_json: Callable):
+    """Make the application a sandbox, which responds to loopback names alone.
+
+    `admit` authenticates a request, given a function that finds tokens; `read_json` reads its
+    body. The server sets LOOPBACK_ONLY to False when it listens on another address.
+    """
+    app.config.from_mapping(SANDBOX_CONTACTS=SAMPLE_CONTACTS, LOOPBACK_ONLY=True, ALLOWED_HOSTS=())
+    opened = Workspaces(app, store)
+    app.before_request(refuse_other_sites)
+    app.before_request(partial(admit, opened.find_token))
+    app.before_request(partial(faults.inject, opened))
+    app.after_request(add_retry_after)
+    app.after_request(partial(journal.add_response, opened))
+    app.after_request(partial(refuse_if_dropped, opened))
+    app.register_blueprint(workspaces.make_blueprint(opened, store, read_json))
+    app.register_blueprint(journal.make_blueprint(opened))
+    app.register_blueprint(faults.make_blueprint(opened, read_json))
+    app.register_blueprint(page.make_blueprint(opened, store))
+
+
+def add_retry_after(response: Response) -> Response:
+    """Show how long the injected fault wants a client to wait."""
+    fault = g.get("fault", {})
+    seconds = fault.get("retry_after", faults.RETRY_AFTER.get(fault.get("status")))
+    if seconds is not None:
+        response.headers["Retry-After"] = str(seconds)
+    return response
+
+
+def refuse_if_dropped(opened: Workspaces, response: Response) -> Response:
+    """Respond with a 401 to a request whose workspace was dropped in the meantime."""
+    token = g.get("token")
+    if token and not opened.is_open(token):
+        return current_app.handle_user_exception(Unauthorized())
+    return response
+
+
+def is_loopback(name: str) -> bool:
+    """Return whether a Host header's name, without the port, is this machine's."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    return name.lower() == "localhost"
+
+
+def refuse_other_sites():
+    """Keep web pages of other sites from reading or changing what is here.
+
+    Names other than loopback's are refused, since by DNS rebinding they can lead a browser here.
+    """
+    host = request.headers.get("Host", "")
+    name = re.sub(r":\d*$", "", host)
+    allowed = current_app.config["ALLOWED_HOSTS"]
+    restricted = current_app.config["LOOPBACK_ONLY"] or allowed
+    if restricted and not is_loopback(name) and name.lower() not in allowed:
+        raise Forbidden(
+            "The sandbox responds to 127.0.0.1, localhost and the names given by --allow-host"
+            " alone: use one of these."
+        )
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    origin = request.headers.get("Origin")
+    if (origin is not None and origin.partition("://")[2] != host) or (
+        request.headers.get("Sec-Fetch-Site") == "cross-site"
+    ):
+        raise Forbidden("The sandbox accepts no changes from pages of other sites.")

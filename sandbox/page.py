@@ -1,0 +1,139 @@
+"""The page that shows all that a sandbox knows of one workspace."""
+
+import json
+import shlex
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from flask import Blueprint, Response, current_app, g, render_template, request, send_from_directory
+from marshmallow import EXCLUDE, Schema, fields
+
+import schemas
+from sandbox.faults import COMMON, MAX_DELAY_MS
+from sandbox.journal import readable
+from store import SEARCH_LIMIT, ContactNotFound, Store, require_a_thread
+
+if TYPE_CHECKING:
+    from sandbox.workspaces import Workspaces
+
+SHOWN = 100
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+class View(Schema):
+    """The query string of the page: what it shows."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    workspace = fields.String(load_default="sandbox")
+    q = schemas.Text(load_default="")
+    contact = fields.String(load_default=None)
+    request = fields.Integer(load_default=None)
+
+
+def make_blueprint(workspaces: "Workspaces", store: Store) -> Blueprint:
+    """Return the page and its static files, which need no token."""
+    blueprint = Blueprint("page", __name__, template_folder="templates")
+    blueprint.add_app_template_filter(pretty)
+    blueprint.add_app_template_filter(indented)
+    query = View()
+
+    @blueprint.before_request
+    def leave_out_of_the_log():
+        """The page asks for news twice a second."""
+        g.unlogged = True
+
+    @blueprint.get("/")
+    def page():
+        """Without news since its ETag, the page is a 304."""
+        view = query.load(request.args.to_dict())
+        names = workspaces.names()
+        name = view["workspace"] if view["workspace"] in names else "sandbox"
+        token = workspaces.find_token(name)
+        version = workspaces.version  # before what it is the version of
+        if version in request.if_none_match:
+            return "", 304
+        require_a_thread()
+        workspace, url = workspaces.get(token), request.host_url.rstrip("/")
+        entries = workspace.journal.entries()
+        entry = next((e for e in entries if e["id"] == view["request"]), None)
+        html = render_template(
+            "inspector.html",
+            view={**view, "workspace": name},
+            names=names,
+            url=url,
+            contacts=store.search_contacts(token.workspace_id, query=view["q"]),
+            contact=view["contact"] and opened_contact(token.workspace_id, view["contact"]),
+            entries=entries[:SHOWN],
+            entry=entry,
+            curl=entry and as_curl(entry, url, name),
+            faults=(faults := workspace.faults.list()),
+            active=any(fault["triggered"] != fault.get("times") for fault in faults),
+            statuses=COMMON,
+            max_delay_ms=MAX_DELAY_MS,
+            max_query=query.fields["q"].limit,
+            max_contacts=SEARCH_LIMIT,
+            endpoints=sorted(
+                rule.rule.removeprefix("/v1")
+                for rule in current_app.url_map.iter_rules()
+                if rule.endpoint.startswith("v1.")
+            ),
+        )
+        # What was refused may hold lone surrogates: those are escaped.
+        response = Response(html.encode(errors="backslashreplace"), mimetype="text/html")
+        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.set_etag(version)
+        return response
+
+    @blueprint.get("/inspector/<path:name>")
+    def static(name: str):
+        """Return a file of the page."""
+        response = send_from_directory(f"{blueprint.root_path}/static", name)
+        del response.headers["Cache-Control"]  # every response of the service has its own
+        return response
+
+    def opened_contact(workspace_id: int, contact_id: str) -> dict[str, Any] | None:
+        try:
+            contact = store.get_contact(workspace_id, contact_id=contact_id)
+        except ContactNotFound:
+            return None
+        # Beside what get-contact returns, in its order.
+        shown = {**schemas.Contact().dump(contact), "updated_at": contact["updated_at"]}
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in shown.items()
+        }
+
+    page.public = static.public = True
+    return blueprint
+
+
+def as_curl(entry: dict[str, Any], url: str, token: str) -> str:
+    """Return the request as a command that sends it again."""
+    method = ["--head"] if entry["method"] == "HEAD" else ["-X", entry["method"]]
+    lines = [
+        shlex.join(["curl", *method, url + quote(entry["path"])]),
+        "-H " + shlex.quote(f"Authorization: Bearer {token}"),
+    ]
+    if entry["content_type"]:
+        lines.append("-H " + shlex.quote(f"Content-Type: {entry['content_type']}"))
+    if entry["request_body"]:
+        body = entry["request_body"].decode(errors="replace")
+        lines.append("--data-raw " + shlex.quote(body))  # which takes no @file
+    return " \\\n  ".join(lines)
+
+
+def pretty(body: bytes) -> str:
+    """Return a body as it is best read: JSON indented, anything else as it came."""
+    value = readable(body)
+    return body.decode(errors="replace") if isinstance(value, str | None) else indented(value)
+
+
+def indented(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2)

@@ -1,0 +1,278 @@
+"""Faults: the requests of a workspace that fail or wait because a test asked for it."""
+
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import PHONE, SECONDS, UPDATE, assert_refused, head, log_line, raw, read_answer
+from developer import GET, Developer, wait_until
+
+DELAYED = 60
+
+
+@pytest.fixture
+def app(make_app):
+    return make_app(sandbox=True)
+
+
+@pytest.fixture
+def me(app):
+    return Developer(app)
+
+
+@pytest.fixture
+def other(app):
+    return Developer(app, "sandbox-other")
+
+
+# What a fault does
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "header"),
+    [
+        (400, "The body is not JSON.", None),
+        (401, "Unauthenticated.", "WWW-Authenticate"),
+        (404, "Contact not found", None),
+        (405, "Method not allowed", "Allow"),
+        (413, "The body is larger than 1048576 bytes (1 MiB): send less.", None),
+        (415, "Send JSON, with the header Content-Type: application/json.", None),
+        (422, "The given data was invalid.", None),
+        (429, "Too many requests", "Retry-After"),
+        (500, "Server error", None),
+        (502, None, None),
+        (503, "The database is busy. Nothing was written; try again.", "Retry-After"),
+        (504, None, None),
+    ],
+)
+def test_a_fault_is_the_documented_error_as_often_as_asked(me, caplog, status, text, header):
+    me.inject(status=status, times=2)
+    for _ in range(2):
+        response = me.update({"phone": PHONE, "name": "Never written"})
+        assert_refused(response, status, text)
+        assert header is None or response.headers[header]
+    assert me.name() == "Romain"
+    assert not caplog.records
+
+
+def test_every_status_from_400_to_599_can_be_injected(me):
+    for status in range(400, 600):
+        me.inject(status=status)
+        assert_refused(me.update({"phone": PHONE}), status)
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 7, 86_400])
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_retry_after_says_how_long_to_wait(me, status, seconds):
+    me.inject(status=status, retry_after=seconds)
+    assert me.me().headers.getlist("Retry-After") == [str(seconds)]
+
+
+def test_a_delay_lets_the_request_through_later(me):
+    me.inject(delay_ms=150, times=1)
+    started = time.monotonic()
+    assert me.update({"phone": PHONE, "name": "Slow"}).json["name"] == "Slow"
+    assert time.monotonic() - started >= 0.15
+    [entry] = me.journal()
+    assert entry["milliseconds"] >= 150
+    assert entry["fault"]
+
+
+def test_a_fault_with_status_and_delay_fails_later(me):
+    me.inject(delay_ms=150, status=504)
+    started = time.monotonic()
+    assert me.me().status_code == 504
+    assert time.monotonic() - started >= 0.15
+
+
+def test_a_fault_lasts_until_it_is_removed(me):
+    me.inject(status=500)
+    assert {me.me().status_code for _ in range(5)} == {500}
+    assert me("DELETE", "/sandbox/faults").status_code == 204
+    assert me.faults() == []
+    assert me.me().status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/actions/update-contact", UPDATE, "update-contact"])
+def test_a_fault_may_apply_to_one_endpoint_only(me, path):
+    me.inject(status=503, path=path)
+    assert me.me().status_code == 200
+    assert me("POST", GET, {"phone": PHONE}).status_code == 200
+    assert me.update({"phone": PHONE}).status_code == 503
+    assert me.triggered() == [1]
+
+
+def test_a_fault_is_triggered_with_the_probability_it_is_given(me):
+    me.inject(status=500, probability=0.5)
+    failed = sum(me.me().status_code == 500 for _ in range(200))
+    assert 50 < failed < 150  # by chance not so once in 10**12 times
+    assert me.triggered() == [failed]
+
+
+def test_a_faulted_request_is_in_the_journal_with_what_was_sent(me):
+    me.inject(status=429)
+    me.update({"phone": PHONE})
+    [entry] = me.journal()
+    assert (entry["status"], entry["fault"]) == (429, True)
+    assert entry["request_body"] == {"phone": PHONE}
+
+
+def test_faults_apply_neither_to_the_sandboxs_own_endpoints_nor_to_other_workspaces(me, other):
+    me.inject(status=500)
+    contact_id = next(iter(other.contacts()))
+    assert me("PUT", f"/sandbox/contacts/{contact_id}", {"name": "x"}).status_code == 200
+    assert me("GET", "/").status_code == 200
+    assert me("POST", "/sandbox/reset").status_code == 204
+    me.inject(status=500)
+    assert other.me().status_code == 200
+    assert me.me().status_code == 500
+    assert me.triggered() == [1]
+
+
+def test_a_request_that_is_refused_anyway_triggers_no_fault(app, me):
+    me.inject(status=500)
+    assert me("GET", "/v1/nowhere").status_code == 404
+    assert me("GET", "/v1/me", headers={"Host": "evil.example"}).status_code == 403
+    assert Developer(app, "unknown").me().status_code == 401
+    assert me.triggered() == [0]
+
+
+# Lists of faults
+
+
+def test_the_first_fault_that_applies_and_is_not_used_up_is_injected(me):
+    me.inject(
+        {"status": 429, "times": 1, "path": "/actions/update-contact"},
+        {"status": 503, "times": 2},
+        {"status": 418, "path": "/me"},
+    )
+    assert me.me().status_code == 503
+    assert me.update({"phone": PHONE}).status_code == 429
+    assert me.update({"phone": PHONE}).status_code == 503
+    assert me.update({"phone": PHONE}).status_code == 200
+    assert [me.me().status_code for _ in range(3)] == [418] * 3
+    assert me.triggered() == [1, 2, 3]
+
+
+def test_every_fault_is_shown_in_order_with_how_often_it_was_triggered_used_up_ones_too(me):
+    first = {"path": "/me", "times": 2, "retry_after": 3, "status": 429}
+    second = {"delay_ms": 1}
+    shown = [
+        {
+            "status": 429,
+            "times": 2,
+            "probability": 1.0,
+            "path": "/me",
+            "retry_after": 3,
+            "triggered": 0,
+        },
+        {"delay_ms": 1, "probability": 1.0, "triggered": 0},
+    ]
+    assert me.inject(first, second) == shown
+    assert list(me.faults()[0]) == list(shown[0])  # in the contract's order
+    for _ in range(3):
+        me.me()
+    shown[0]["triggered"], shown[1]["triggered"] = 2, 1
+    assert me.faults() == shown
+
+
+def test_one_fault_may_be_put_without_an_array_and_replaces_all(me):
+    me.inject({"status": 500}, {"status": 502})
+    me.me()
+    [fault] = me.inject(status=503)
+    assert (fault["status"], fault["triggered"]) == (503, 0)
+    assert (
+        me.inject(*[{"status": 500}] * 20)
+        == [{"status": 500, "probability": 1.0, "triggered": 0}] * 20
+    )
+    assert me("PUT", "/sandbox/faults", []).json == {"faults": []}
+
+
+# Refused faults
+
+
+@pytest.mark.parametrize(
+    ("body", "fields"),
+    [
+        ({}, ["status", "delay_ms"]),
+        ({"status": 399}, ["status"]),
+        ({"status": 600}, ["status"]),
+        ({"status": "429"}, ["status"]),
+        ({"status": 429, "times": 0}, ["times"]),
+        ({"status": 429, "times": True}, ["times"]),
+        ({"status": 429, "probability": 0}, ["probability"]),
+        ({"status": 429, "probability": 1.5}, ["probability"]),
+        ({"status": 429, "path": "/actions/updatecontact"}, ["path"]),
+        ({"status": 429, "path": None}, ["path"]),
+        ({"status": 429, "path": ""}, ["path"]),
+        ({"status": 429, "path": "/sandbox/reset"}, ["path"]),
+        ({"status": 429, "retry_after": -1}, ["retry_after"]),
+        ({"status": 429, "retry_after": 86_401}, ["retry_after"]),
+        ({"delay_ms": 60_001}, ["delay_ms"]),
+        ({"delay_ms": -1}, ["delay_ms"]),
+        ({"status": 429, "time": 1}, ["time"]),
+        ([{"status": 500}, {"status": 200}], ["1.status"]),
+        ([{"status": 500}, {}], ["1.status", "1.delay_ms"]),
+        ([{"status": 500}, 7], ["1"]),
+        ([{"status": 500}] * 21, ["body"]),
+        (7, ["body"]),
+        (None, ["body"]),
+    ],
+)
+def test_a_wrong_fault_is_a_422_and_changes_nothing(me, body, fields):
+    before = me.inject(status=502)
+    response = me("PUT", "/sandbox/faults", json.dumps(body).encode())
+    assert_refused(response, 422)
+    assert list(response.json["errors"]) == fields
+    assert me.faults() == before
+
+
+# On the server, which repeats requests in threads and after delays
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"), [({"delay_ms": 300, "status": 503}, 503), ({"delay_ms": 300}, 200)]
+)
+def test_a_faulted_request_triggers_once_and_leaves_one_entry_and_one_line(sandbox, fault, status):
+    token = f"sandbox-once-{status}"
+    me = Developer(sandbox.url, token)
+    me.inject(path="/actions/update-contact", **fault)
+    before = me("POST", GET, {"phone": PHONE}).json
+    body = b'{"phone": "+14155550123", "metadata": {"n": 1}}'
+    with raw(sandbox.url, head(token, f"Content-Length: {len(body)}")) as sock:
+        time.sleep(0.1)  # the body comes after the server has begun
+        sock.sendall(body)
+        assert read_answer(sock)[0] == status
+    assert me.triggered() == [1]
+    [entry] = me.journal(path="/actions/update-contact")
+    assert (entry["status"], entry["fault"], entry["request_body"]) == (
+        status,
+        True,
+        json.loads(body),
+    )
+    assert entry["milliseconds"] >= 300
+    after = me("POST", GET, {"phone": PHONE}).json
+    assert (after == before) == (status == 503)
+    log_line(sandbox, f" {GET} 200 ")
+    lines = [line for line in sandbox.log().splitlines() if f" {token} " in line]
+    assert len([line for line in lines if UPDATE in line]) == 1
+    assert "busy" not in sandbox.log()
+
+
+def test_delayed_requests_hold_nobody_up(sandbox):
+    slow, quick = Developer(sandbox.url, "sandbox-slow"), Developer(sandbox.url, "sandbox-quick")
+    slow.inject(delay_ms=3000)
+    with ThreadPoolExecutor(DELAYED) as pool:
+        started = time.monotonic()
+        delayed = [pool.submit(slow.update, {"phone": PHONE}) for _ in range(DELAYED)]
+        wait_until(lambda: slow.triggered() == [DELAYED])
+        for n in range(30):
+            assert quick.update({"phone": PHONE, "name": f"{n}"}).status_code == 200
+            assert quick.contacts()
+            assert quick("GET", "/healthz").status_code == 200
+        assert not any(request.done() for request in delayed)
+        assert {request.result(SECONDS).status_code for request in delayed} == {200}
+        assert time.monotonic() - started < 12  # in eight threads it would be 24
+    assert slow.triggered() == [DELAYED]
+    assert len(slow.journal()) == DELAYED

@@ -1,0 +1,277 @@
+"""The journal of a sandbox: what arrived, what became of it, and waiting for what is to arrive."""
+
+import re
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from conftest import PHONE, SECONDS, UPDATE, assert_refused
+from developer import Developer, wait_until
+
+LONG_POLLS = 40
+
+
+@pytest.fixture
+def app(make_app):
+    return make_app(sandbox=True)
+
+
+@pytest.fixture
+def me(app):
+    return Developer(app)
+
+
+@pytest.fixture
+def other(app):
+    return Developer(app, "sandbox-other")
+
+
+# Entries
+
+
+def test_an_entry_tells_all_of_a_request(me):
+    body = {"phone": PHONE, "metadata": {"city": "Paris"}}
+    response = me.update(body)
+    [entry] = me.journal()
+    assert entry.pop("milliseconds") > 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", entry.pop("time"))
+    assert entry == {
+        "id": 1,
+        "method": "POST",
+        "path": UPDATE,
+        "status": 200,
+        "request_body": body,
+        "response_body": response.json,
+        "reason": None,
+        "fault": False,
+    }
+
+
+def test_the_newest_is_first_and_ids_go_on_after_it_is_emptied(me):
+    for name in "ab":
+        me.update({"phone": PHONE, "name": name})
+    assert [entry["request_body"]["name"] for entry in me.journal()] == ["b", "a"]
+    assert me("DELETE", "/sandbox/requests").status_code == 204
+    assert me.journal() == []
+    me.update({"phone": PHONE})
+    assert [entry["id"] for entry in me.journal()] == [3]
+
+
+def test_the_last_500_are_kept(me):
+    for _ in range(502):
+        me.me()
+    assert [entry["id"] for entry in me.journal()] == list(range(502, 2, -1))
+
+
+def test_bodies_of_4_mib_are_kept(me):
+    for _ in range(70):
+        me.update({"phone": PHONE, "metadata": {"large": "x" * 65_000}})
+    ids = [entry["id"] for entry in me.journal()]
+    assert ids == list(range(70, 70 - len(ids), -1))
+    assert 60 < len(ids) < 70
+
+
+def test_a_request_to_a_mistyped_path_is_in_the_journal(me):
+    me.me()
+    me("GET", "/actions/update-contact")
+    assert (me.journal()[0]["path"], me.journal()[0]["status"]) == ("/actions/update-contact", 404)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        ({"body": b"{"}, 400, "The body is not JSON: "),
+        ({"body": b"x", "headers": {"Content-Type": "text/plain"}}, 415, "Send JSON"),
+        ({"body": {"phone": "1", "nam": ""}}, 422, "phone: Must start with +"),
+        ({"body": {"phone": "+14155559999"}}, 404, "Contact not found"),
+        ({"path": "/api/v1/actions/updatecontact"}, 404, "Not found"),
+        ({"method": "PUT"}, 405, "Method not allowed"),
+        ({"headers": {"Host": "evil.example"}}, 403, "The sandbox responds to"),
+    ],
+)
+def test_a_refused_request_is_there_with_its_reason(me, sent, status, reason):
+    me.me()
+    me(**{"method": "POST", "path": UPDATE, "body": {"phone": PHONE}} | sent)
+    entry = me.journal()[0]
+    assert entry["status"] == status
+    assert entry["reason"].startswith(reason)
+
+
+def test_every_field_is_in_the_reason_of_a_422(me):
+    me.update({"phone": "1", "nam": ""})
+    [entry] = me.journal()
+    assert "nam: Unknown field" in entry["reason"]
+
+
+def test_a_request_without_a_known_token_is_in_the_journal_of_sandbox_without_its_body(app, me):
+    me.me()
+    for token in ("unknown", "sandboxes"):
+        Developer(app, token).update({"phone": PHONE, "name": "secret"})
+    assert len(me.journal()) == 1
+    entries = Developer(app, "sandbox").journal()
+    assert [(e["status"], e["request_body"]) for e in entries] == [(401, None)] * 2
+
+
+def test_no_token_is_in_the_journal(app, me):
+    me.update({"phone": PHONE})
+    Developer(app, "not-mine-to-see").update({})
+    for developer in (me, Developer(app, "sandbox")):
+        text = developer("GET", "/sandbox/requests").text
+        assert "Bearer" not in text
+        assert "not-mine-to-see" not in text
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (b"no json \xff", "no json \ufffd"),
+        (b'{"phone": NaN}', '{"phone": NaN}'),
+        (b'{"name": "\\ud800"}', {"name": "\ud800"}),
+        (b"[" * 1000, "[" * 1000),
+        (b"", None),
+        (b'"' + b"x" * 200_000 + b'"', '"' + "x" * (64 * 1024 - 1)),
+    ],
+    ids=["not UTF-8", "NaN", "surrogate", "deep", "empty", "large"],
+)
+def test_whatever_a_body_is_the_journal_can_show_it(me, sent, shown):
+    me.update(sent)
+    [entry] = me.journal()
+    assert entry["request_body"] == shown
+
+
+def test_what_is_not_of_the_api_is_not_in_the_journal(me):
+    me("POST", "/sandbox/reset")
+    me("GET", "/healthz")
+    me("GET", "/")
+    me("GET", "/sandbox/requests")
+    assert me.journal() == []
+
+
+def test_each_workspace_has_a_journal_of_its_own(me, other):
+    me.update({"phone": PHONE})
+    other.update({"phone": PHONE})
+    other("DELETE", "/sandbox/requests")
+    assert len(me.journal()) == 1
+    assert other.journal() == []
+
+
+def test_requests_at_the_same_time_are_each_in_the_journal_of_their_workspace(app):
+    def send(n):
+        developer = Developer(app, f"sandbox-{n}")
+        for _ in range(50):
+            developer.me()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(send, [0, 1, 2, 3] * 2))
+    for n in range(4):
+        assert len(Developer(app, f"sandbox-{n}").journal()) == 100
+    assert Developer(app, "sandbox").journal() == []
+
+
+# Filters
+
+
+@pytest.mark.parametrize(
+    ("filters", "ids"),
+    [
+        ({}, [4, 3, 2, 1]),
+        ({"limit": 2}, [4, 3]),
+        ({"path": "/api/v1/actions/update-contact"}, [3, 1]),
+        ({"path": "/actions/update-contact"}, [4, 3, 1]),
+        ({"path": "contact"}, []),
+        ({"status": 422}, [3]),
+        ({"status": 200, "path": "/v1/me", "limit": 9}, [2]),
+        ({"status": 500}, []),
+        ({"method": "GET"}, [2]),
+        ({"method": "post", "status": 200}, [4, 1]),
+        ({"method": "PUT"}, []),
+    ],
+)
+def test_the_journal_is_narrowed_by_limit_path_status_and_method(me, filters, ids):
+    me.update({"phone": PHONE})
+    me.me()
+    me.update({"phone": "nonsense"})
+    me("POST", "/v1/actions/update-contact", {"phone": PHONE})
+    assert [entry["id"] for entry in me.journal(**filters)] == ids
+
+
+@pytest.mark.parametrize(
+    ("filters", "field"),
+    [({"limit": 0}, "limit"), ({"limit": 501}, "limit"), ({"limit": "x"}, "limit"),
+     ({"status": "ok"}, "status"), ({"pth": "/"}, "pth"), ({"min": -1}, "min"),
+     ({"min": 501}, "min"), ({"timeout": 30.1}, "timeout"), ({"timeout": -1}, "timeout"),
+     ({"timeout": "nan"}, "timeout")],
+)  # fmt: skip
+def test_a_wrong_filter_is_a_422(me, filters, field):
+    response = me("GET", "/sandbox/requests", query=filters)
+    assert_refused(response, 422)
+    assert list(response.json["errors"]) == [field]
+
+
+# Waiting
+
+
+def test_enough_entries_are_not_waited_for(me):
+    me.me()
+    me.me()
+    started = time.monotonic()
+    assert len(me.journal(min=2, timeout=30)) == 2
+    assert len(me.journal(min=1, timeout=30, limit=1)) == 1
+    assert len(me.journal(min=9)) == 2  # without a timeout
+    assert time.monotonic() - started < SECONDS
+
+
+def test_when_the_time_is_over_the_journal_responds_with_what_there_is(me):
+    me.me()
+    started = time.monotonic()
+    assert [entry["path"] for entry in me.journal(min=2, timeout=0.3)] == ["/v1/me"]
+    assert time.monotonic() - started >= 0.3
+
+
+def test_the_server_responds_as_soon_as_enough_entries_match(sandbox):
+    me = Developer(sandbox.url, "sandbox-waiting")
+    me.update({"phone": PHONE})
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(me.journal, path="/me", status=200, min=2, timeout=30)
+        me.me()
+        me.update({"phone": PHONE})
+        time.sleep(0.2)
+        assert not waiting.done()
+        me.me()
+        started = time.monotonic()
+        assert [entry["id"] for entry in waiting.result(SECONDS)] == [4, 2]
+        assert time.monotonic() - started < SECONDS
+
+
+def test_many_who_wait_hold_nobody_up(sandbox):
+    mine = Developer(sandbox.url, "sandbox-awaited")
+    mine.me()
+    other = Developer(sandbox.url, "sandbox-meanwhile")
+    with ThreadPoolExecutor(LONG_POLLS) as pool:
+        waiting = [
+            pool.submit(mine.journal, path="/actions/update-contact", min=1, timeout=30)
+            for _ in range(LONG_POLLS)
+        ]
+        time.sleep(0.3)  # for all of them to arrive
+        for n in range(30):
+            assert other.update({"phone": PHONE, "name": f"{n}"}).status_code == 200
+            assert other.contacts()
+        assert not any(request.done() for request in waiting)
+        mine.update({"phone": PHONE})
+        for request in waiting:
+            assert [entry["id"] for entry in request.result(SECONDS)] == [2]
+
+
+def test_who_waits_in_a_journal_that_is_emptied_waits_on(sandbox):
+    me = Developer(sandbox.url, "sandbox-emptied")
+    me.me()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(me.journal, min=2, timeout=30)
+        time.sleep(0.2)
+        me("DELETE", "/sandbox/requests")
+        me.me()
+        wait_until(lambda: len(me.journal()) == 1)
+        time.sleep(0.2)
+        assert not waiting.done()
+        me.me()
+        assert len(waiting.result(SECONDS)) == 2
