@@ -5,7 +5,7 @@ PORT ?= 8000
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
 
-.PHONY: run install test lint format audit bench bench-others
+.PHONY: run install test lint format audit bench bench-others picture
 
 run: $(VENV)/runs
 	@$(BIN)/flask serve --sandbox --port $(PORT)
@@ -34,6 +34,10 @@ bench: $(VENV)/runs
 
 bench-others: $(VENV)/runs
 	@$(BIN)/python -m bench.others
+
+# The picture of the sandbox's page in the README, taken anew.
+picture: $(VENV)/tests
+	@$(BIN)/python docs/picture.py
 
 $(VENV)/runs: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.13")'
