@@ -1,4 +1,4 @@
-"""Prints the table of the README's section "How fast it is"."""
+"""Print the first table of docs/performance.md."""
 
 import itertools
 import json

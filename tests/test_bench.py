@@ -4,11 +4,11 @@ import re
 import subprocess
 import sys
 
-from readme import ROOT, readme
+from pages import ROOT, examples
 
 
 def test_the_commands_that_measure_exist():
-    for example in readme("How fast it is"):
+    for example in examples("docs/performance.md#how-to-repeat-them"):
         done = subprocess.run(
             [*example.text.split(), "--dry-run"],
             cwd=ROOT,

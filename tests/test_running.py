@@ -29,7 +29,7 @@ from conftest import (
     post,
     serving,
 )
-from readme import readme
+from pages import examples
 
 from store import DEFAULT_WORKSPACE, Store
 
@@ -290,7 +290,7 @@ exec env "$@"
 
 
 @needs("make")
-def test_the_commands_of_the_readme_install_it(tmp_path):
+def test_the_documented_commands_install_it(tmp_path):
     """Below a folder that stands for /, and with programs that change the system left out."""
     project = tmp_path / "opt" / "qyvo-standin"
     for folder in (project / ".venv", tmp_path / "bin", tmp_path / "etc/systemd/system",
@@ -308,9 +308,9 @@ def test_the_commands_of_the_readme_install_it(tmp_path):
     for program in (tmp_path / "bin").iterdir():
         program.chmod(0o755)
     run = [
-        *readme("As a service of systemd"),
-        *readme("nginx in front"),
-        *readme("Caddy in front"),
+        *examples("docs/operating.md#run-it-as-a-systemd-service"),
+        *examples("docs/operating.md#nginx-in-front"),
+        *examples("docs/operating.md#caddy-in-front"),
     ]
     script = "\n".join(example.text for example in run)
     for folder in ("/opt/", "/etc/", "/var/"):
