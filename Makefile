@@ -5,7 +5,7 @@ PORT ?= 8000
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
 
-.PHONY: run install test lint format audit bench bench-others picture
+.PHONY: run install test lint format audit image bench bench-others picture
 
 run: $(VENV)/runs
 	@$(BIN)/flask serve --sandbox --port $(PORT)
@@ -28,6 +28,11 @@ audit:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.txt
+
+# With Docker, or with podman: make image CONTAINER=podman BUILD="--format docker"
+CONTAINER ?= docker
+image:
+	$(CONTAINER) build $(BUILD) --tag qyvo-standin .
 
 bench: $(VENV)/runs
 	@$(BIN)/python -m bench

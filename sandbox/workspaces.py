@@ -217,6 +217,13 @@ def make_blueprint(workspaces: Workspaces, store: Store, read_json: Callable) ->
         workspaces.changed()
         return "", 204
 
+    @blueprint.get("/contacts/<phone_or_id>")
+    def get_contact(phone_or_id: str):
+        """Return the contact as get-contact does, outside of journal, faults and rate limit."""
+        field = "phone" if phone_or_id.startswith("+") else "contact_id"
+        reference = schemas.GetContact().load({field: phone_or_id})
+        return response.dump(store.get_contact(g.token.workspace_id, **reference))
+
     @blueprint.put("/contacts/<contact_id>")
     def put_contact(contact_id: str):
         """Write the given fields to the contact, which is created if there is none."""

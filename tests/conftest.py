@@ -308,3 +308,25 @@ def log_line(server, part):
                 return line
         time.sleep(0.02)
     raise AssertionError(f"no line with {part!r} in:\n{server.log()}")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel of this checkout."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=SECONDS)
+    [wheel] = folder.iterdir()
+    return wheel
+
+
+def virtual_environment(folder, python=sys.executable, packages=()):
+    """Make one with these packages, and return its Python. Files of it are compiled when needed."""
+    made = [python, "-m", "venv", "--without-pip", folder]
+    subprocess.run(made, check=True, capture_output=True, timeout=SECONDS)
+    python = folder / "bin" / "python"
+    if packages:
+        install = [sys.executable, "-m", "pip", "--python", python, "install", "--no-compile"]
+        subprocess.run([*install, *packages], check=True, capture_output=True, timeout=300)
+    return python

@@ -1,0 +1,196 @@
+"""What docs/install.md says works as it is printed."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SECONDS, environment, virtual_environment
+from test_clients import node
+from test_container import compose, needs_image, podman, running
+
+TEXT = (ROOT / "docs" / "install.md").read_text()
+WHEEL = "dist/qyvo_standin-0.2.0-py3-none-any.whl"
+
+
+def examples(section):
+    """The fenced blocks below that heading and above the next one."""
+    [text] = re.findall(rf"^#+ {section}\n(.*?)(?=^#+ |\Z)", TEXT, re.M | re.S)
+    return re.findall(r"^```\w+\n(.*?)^```$", text, re.M | re.S)
+
+
+def test_every_section_with_examples_is_run_by_a_test():
+    source = Path(__file__).read_text()
+    prose = re.sub(r"^```.*?^```$", "", TEXT, flags=re.M | re.S)
+    for heading in re.findall(r"^#+ (.+)$", prose, re.M):
+        assert not examples(heading) or f'examples("{heading}")' in source, heading
+
+
+@pytest.fixture
+def env(tmp_path):
+    """An environment whose temporary files are in a folder of their own."""
+    (tmp_path / "temporary").mkdir()
+    return environment("", TMPDIR=str(tmp_path / "temporary"), XDG_DATA_HOME=str(tmp_path / "data"))
+
+
+def shell(command, folder, env):
+    ran = subprocess.run(
+        ["bash", "-ec", command], cwd=folder, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def left_in(env):
+    """The folders of sandboxes that run, or that were left behind."""
+    return list(Path(env["TMPDIR"]).glob("qyvo-standin-*"))
+
+
+def test_from_a_checkout_to_a_passing_test_of_three_lines(tmp_path, env):
+    pytest.importorskip("hatchling")
+    build, install, serve = examples("The package")
+    offline = build.replace("pip wheel", "pip wheel --no-build-isolation")
+    shell(f"{sys.executable} -m {offline.strip()} {ROOT}".replace(" . ", " "), tmp_path, env)
+    assert (tmp_path / WHEEL).exists()
+    assert WHEEL in install
+    project = tmp_path / "project"
+    subprocess.run([sys.executable, "-m", "venv", project / ".venv"], check=True)
+    (project / "dist").symlink_to(tmp_path / "dist")
+    env["PATH"] = f"{project / '.venv/bin'}:{env['PATH']}"
+    assert shell(install, project, env).endswith("qyvo-standin, version 0.2.0\n")
+    shell("pip install pytest", project, env)
+    test, _ = examples("pytest")
+    assert len(test.splitlines()) == 3
+    (project / "test_contacts.py").write_text(test)
+    assert "1 passed" in shell("pytest", project, env)
+    assert not left_in(env)
+    command = ["bash", "-c", f"exec {serve.strip()} --port 0"]
+    with subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"Serving on http://127.0.0.1:")
+        process.terminate()
+
+
+@pytest.fixture(scope="module")
+def bin_folder(wheel, tmp_path_factory):
+    """The programs of an environment with the wheel and pytest."""
+    folder = tmp_path_factory.mktemp("project") / ".venv"
+    return virtual_environment(folder, packages=[wheel, "pytest"]).parent
+
+
+def test_the_examples_for_pytest(bin_folder, tmp_path, env):
+    for number, example in enumerate(examples("pytest")):
+        (tmp_path / f"test_{number}.py").write_text(example)
+    command = [bin_folder / "pytest", "-W", "error", tmp_path]
+    ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert "4 passed" in ran.stdout, ran.stdout
+    assert not left_in(env)
+
+
+@pytest.fixture
+def node_project(tmp_path, bin_folder, env):
+    """A project with the examples for Node; the second test file is a copy of the first."""
+    wrapper, tests, command = examples("Node's test runner")
+    (tmp_path / "with-sandbox.mjs").write_text(wrapper)
+    seen = tests + "\nimport { appendFile } from 'node:fs/promises';\n"
+    seen += "await appendFile('seen', process.env.QYVO_BASE_URL + '\\n');\n"
+    for name in ("contacts", "others"):
+        (tmp_path / f"{name}.test.mjs").write_text(seen)
+    env["PATH"] = f"{bin_folder}:{Path(node()).parent}:{env['PATH']}"
+    env["CONTACTS_DATABASE"] = str(tmp_path / "live.db")
+    return command.split()
+
+
+def test_the_example_for_node_shares_one_sandbox_and_leaves_nothing(node_project, tmp_path, env):
+    ran = subprocess.run(
+        node_project, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert re.search(r"pass 4\b", ran.stdout)
+    addresses = (tmp_path / "seen").read_text().split()
+    assert len(addresses) == 2
+    assert len(set(addresses)) == 1
+    wait_until_nothing_is_left(env)
+    assert not (tmp_path / "live.db").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_sandbox_of_a_node_process_that_is_killed_ends_with_it(
+    node_project, tmp_path, env, number
+):
+    command = [*node_project[:2], "node", "-e", "console.log('runs'); setTimeout(() => {}, 500)"]
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"runs\n"
+        assert left_in(env)
+        process.send_signal(number)
+    wait_until_nothing_is_left(env)
+
+
+def test_a_sandbox_that_does_not_start_for_node_is_shown_with_its_words(
+    node_project, tmp_path, env
+):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "qyvo-standin").write_text("#!/bin/sh\necho 'no way' >&2\nexit 1\n")
+    (tmp_path / "bin" / "qyvo-standin").chmod(0o755)
+    env["PATH"] = f"{tmp_path / 'bin'}:{env['PATH']}"
+    ran = subprocess.run(
+        node_project, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 1
+    assert ran.stderr == "The sandbox did not start: no way\n\n"
+
+
+def wait_until_nothing_is_left(env):
+    deadline = time.monotonic() + SECONDS
+    while left_in(env):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# Containers
+
+
+@needs_image
+def test_the_commands_for_the_container(tmp_path):
+    """Run by podman, without a network, and without what its version in Debian can't do here."""
+    _, sandbox, deployment = examples("The container image")
+    assert sandbox.split()[-1] == "qyvo-standin"
+    run, create, backup = deployment.replace("\\\n", "").splitlines()
+    options, serve = run.split(" qyvo-standin ")
+    assert "--volume contacts:/data" in options
+    podman("volume", "create", "contacts-of-the-docs")
+    try:
+        with running(*serve.split(), volume="contacts-of-the-docs:/data") as container:
+            token = container.command(*create.split()[4:])
+            assert container.curl("/api/v1/me", token=token)[0] == 200
+            assert container.command(*backup.split()[4:]).startswith("Backed up")
+    finally:
+        podman("volume", "rm", "contacts-of-the-docs")
+
+
+@needs_image
+def test_the_examples_of_compose(tmp_path):
+    commands, beside = examples("Compose")
+    for command in commands.splitlines():
+        service = command.split()[-1]
+        shown = compose("--profile", service, "config", "--services")
+        assert (shown.stdout, shown.stderr) == (f"{service}\n", "")
+    (tmp_path / "compose.yaml").write_text(beside)
+    checked = compose("config", "--quiet", file=tmp_path / "compose.yaml")
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_workflow_starts_the_service_as_the_image_expects(tmp_path):
+    yaml = pytest.importorskip("yaml")
+    [workflow] = examples("GitHub Actions")
+    job = yaml.safe_load(workflow)["jobs"]["test"]
+    service = job["services"]["qyvo"]
+    assert service["image"].endswith("/qyvo-standin")
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    [port] = re.findall(r"^EXPOSE (\d+)$", dockerfile, re.M)
+    assert service["ports"] == [f"{port}:{port}"]
+    assert job["env"]["QYVO_BASE_URL"].endswith(f":{port}")
+    # A service has no command, so the image's own must serve beyond loopback.
+    assert 'CMD ["serve", "--sandbox", "--host", "0.0.0.0"]' in dockerfile
