@@ -17,6 +17,7 @@ from flask import Flask, current_app
 from flask.cli import ScriptInfo, with_appcontext
 from marshmallow import ValidationError
 
+import conform
 import openapi
 import schemas
 import server
@@ -376,7 +377,7 @@ def backup(file: Path):
     click.echo(f"Backed up to {file}.")
 
 
-for command in (serve, token, import_, export, delete, backup):
+for command in (serve, token, import_, export, delete, backup, conform.command):
     main.add_command(command)
 
 
