@@ -174,13 +174,13 @@ def field_to_json_schema(converter: Converter, field: Any, **kwargs: Any) -> dic
         case schemas.PhoneNumber():
             return {
                 "type": "string",
-                "format": "phone",
+                "pattern": schemas.PHONE_PATTERN,
                 "maxLength": field.limit,
                 "description": "With a leading +, in any usual spelling.",
             }
         case schemas.ClearableEmail():
-            filled = {"if": {"minLength": 1}, "then": {"format": "email"}}
-            return {"type": "string", "maxLength": field.limit, **filled}
+            address = {"format": "email", "maxLength": field.limit}
+            return {"type": "string", "anyOf": [address, {"pattern": r"^\s*$"}]}
         case schemas.EmailAddress():
             return {"type": "string", "format": "email", "maxLength": field.limit}
         case schemas.TagList():
