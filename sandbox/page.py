@@ -1,7 +1,10 @@
 """The page that shows all that a sandbox knows of one workspace."""
 
 import json
+import re
 import shlex
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -32,6 +35,8 @@ class View(Schema):
 
     workspace = fields.String(load_default="sandbox")
     q = schemas.Text(load_default="")
+    path = fields.String(load_default="")
+    status = fields.Integer(load_default=None)
     contact = fields.String(load_default=None)
     request = fields.Integer(load_default=None)
 
@@ -51,7 +56,7 @@ def make_blueprint(workspaces: "Workspaces", store: Store) -> Blueprint:
     @blueprint.get("/")
     def page():
         """Without news since its ETag, the page is a 304."""
-        view = query.load(request.args.to_dict())
+        view = query.load({name: value for name, value in request.args.items() if value})
         names = workspaces.names()
         name = view["workspace"] if view["workspace"] in names else "sandbox"
         token = workspaces.find_token(name)
@@ -61,25 +66,29 @@ def make_blueprint(workspaces: "Workspaces", store: Store) -> Blueprint:
         require_a_thread()
         workspace, url = workspaces.get(token), request.host_url.rstrip("/")
         entries = workspace.journal.entries()
+        matches = workspace.journal.entries(view["path"], view["status"])
         entry = next((e for e in entries if e["id"] == view["request"]), None)
         html = render_template(
             "inspector.html",
             view={**view, "workspace": name},
             names=names,
             url=url,
-            contacts=store.search_contacts(token.workspace_id, query=view["q"]),
+            contacts=find_contacts(store, token.workspace_id, view["q"]),
             contact=view["contact"] and opened_contact(token.workspace_id, view["contact"]),
-            entries=entries[:SHOWN],
+            entries=matches[:SHOWN],
+            paths=choices((without_prefix(e["path"]) for e in entries), view["path"]),
+            statuses=choices((e["status"] for e in entries), view["status"]),
             entry=entry,
             curl=entry and as_curl(entry, url, name),
             faults=(faults := workspace.faults.list()),
             active=any(fault["triggered"] != fault.get("times") for fault in faults),
-            statuses=COMMON,
+            fault_statuses=COMMON,
             max_delay_ms=MAX_DELAY_MS,
             max_query=query.fields["q"].limit,
             max_contacts=SEARCH_LIMIT,
+            max_entries=SHOWN,
             endpoints=sorted(
-                rule.rule.removeprefix("/v1")
+                without_prefix(rule.rule)
                 for rule in current_app.url_map.iter_rules()
                 if rule.endpoint.startswith("v1.")
             ),
@@ -112,6 +121,29 @@ def make_blueprint(workspaces: "Workspaces", store: Store) -> Blueprint:
 
     page.public = static.public = True
     return blueprint
+
+
+def find_contacts(store: Store, workspace_id: int, text: str) -> list[dict[str, Any]]:
+    """Return what search-contacts finds, and whoever has that tag or that id."""
+    found = store.search_contacts(workspace_id, query=text)
+    if not text:
+        return found
+    found += store.search_contacts(workspace_id, tag=text)
+    with suppress(ContactNotFound):
+        found.append(store.get_contact(workspace_id, contact_id=text.lower()))
+    distinct = {contact["id"]: contact for contact in found}.values()
+    newest_first = sorted(distinct, key=lambda contact: contact["updated_at"], reverse=True)
+    return newest_first[:SEARCH_LIMIT]
+
+
+def without_prefix(path: str) -> str:
+    """Return a path of the API as its documentation names it, for example /me."""
+    return re.sub(r"^(/api)?/v1(?=/)", "", path)
+
+
+def choices(occurring: Iterable, chosen: Any) -> list:
+    """Return what a filter offers: the values that occur, and the one that is chosen."""
+    return sorted({*occurring, chosen} - {None, ""})
 
 
 def as_curl(entry: dict[str, Any], url: str, token: str) -> str:

@@ -6,13 +6,27 @@ import re
 import shlex
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import PHONE, TOKEN, UPDATE, caller, connection, environment, post, serving
-from developer import Developer
+from conftest import (
+    PHONE,
+    TOKEN,
+    UPDATE,
+    assert_refused,
+    caller,
+    connection,
+    environment,
+    post,
+    serving,
+)
+from developer import CREATE, GET, SAMPLES, Developer
 
 SCRIPT = "<script>alert(1)</script>"
+ROMAIN, ÉLODIE, GRACE, KENJI, NAMELESS = SAMPLES
+ISO_8601 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
+NAME = "standin.example"
 DEADLINE = 3000  # milliseconds; what is promised is one second, on a machine that is not busy
 
 
@@ -33,6 +47,11 @@ def test_the_page_shows_contacts_requests_and_how_to_connect(client, call):
     for text in ("Romain", "romain@example.com", UPDATE, "QYVO_TOKEN=sandbox"):
         assert text in page.text
     assert "QYVO_BASE_URL=http://localhost\n" in page.text
+
+
+def test_the_page_links_to_the_openapi_document(client):
+    [link] = re.findall(r'<a href="([^"]*)">OpenAPI document</a>', client.get("/").text)
+    assert client.get(link).json["openapi"].startswith("3.1")
 
 
 def test_the_page_shows_one_workspace(client, call):
@@ -104,15 +123,165 @@ def test_a_page_without_news_is_a_304(client, call):
         assert look_again() == 200
 
 
-def test_the_times_of_what_is_opened_are_in_one_format(client, call):
-    contact = call({"phone": PHONE, "name": "Changed"}).json
-    page = client.get(f"/?contact={contact['id']}").text
-    for field in ("created_at", "updated_at"):
-        [shown] = re.findall(rf"<dt>{field}</dt><dd>(.*?)</dd>", page)
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", shown)
-    assert f"<dd>{contact['updated_at']}</dd>" in page
-    page = client.get("/?request=1").text
-    assert re.search(r"#1 · \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 ·", page)
+# What is shown
+
+
+@pytest.fixture
+def me(app):
+    return Developer(app, "sandbox")
+
+
+@pytest.fixture
+def found(client):
+    """Returns the ids of the contacts that a search on the page finds, in order."""
+
+    def found(text):
+        page = client.get("/", query_string={"q": text}).text
+        return re.findall('id="contact-([^"]*)"', page)
+
+    return found
+
+
+@pytest.mark.parametrize("text", ["vip", " vip ", "newsletter"])
+def test_the_search_finds_a_tag(me, found, text):
+    me.me()
+    tag = text.strip()
+    assert set(found(text)) == {i for i, (_, _, tags) in SAMPLES.items() if tag in tags}
+    assert me("POST", "/v1/actions/search-contacts", {"query": text}).json == []
+
+
+def test_the_search_finds_an_id_in_either_case(me, found):
+    me.me()
+    for contact_id in SAMPLES:
+        assert found(contact_id) == found(contact_id.upper()) == [contact_id]
+    assert found("0197a1c0-5e00-7000-8000-0000000000ff") == []
+
+
+def test_the_search_still_finds_parts_of_name_phone_and_email(me, found):
+    me.me()
+    assert found("OKAFOR") == found("7946") == found("grace@") == [GRACE]
+    assert set(found("")) == set(SAMPLES)
+    assert found("nobody at all") == []
+
+
+def test_who_is_found_in_several_ways_is_shown_once_and_the_last_updated_first(app, me, found):
+    ways = {
+        "by name and tag": {"name": "vip", "tags": ["vip"]},
+        "by name": {"name": "A VIP"},
+        "by tag": {"tags": ["lead", "vip"]},
+        "by email": {"email": "vip@example.com"},
+        "not at all": {"name": "Nobody"},
+    }
+    app.config["SANDBOX_CONTACTS"] = [
+        {"id": way, "phone": f"+1415555012{n}", "updated_at": datetime(2026, 1, n, tzinfo=UTC)}
+        | has
+        for n, (way, has) in enumerate(ways.items(), 1)
+    ]
+    me.me()
+    assert found("vip") == ["by email", "by tag", "by name", "by name and tag"]
+
+
+def test_the_search_shows_50_contacts_at_most_of_its_own_workspace(me, found, app):
+    contacts = [
+        {"phone": f"+1415555{n:04}", "name": "crowd" if n % 2 else "x", "tags": "crowd"}
+        for n in range(120)
+    ]
+    assert me("POST", "/sandbox/reset", {"contacts": contacts}).status_code == 204
+    assert len(found("crowd")) == len(set(found("crowd"))) == 50
+    other = {"phone": PHONE, "name": "crowd", "tags": "elsewhere"}
+    elsewhere = Developer(app, "sandbox-other")("POST", CREATE, other).json["id"]
+    assert found("elsewhere") == found(elsewhere) == []
+
+
+def shown_requests(client, **query):
+    page = client.get("/", query_string=query).text
+    return re.findall(r'class="method">(\S+)</span> (\S+)</span>', page)
+
+
+def test_requests_are_filtered_by_path_and_status(client, me):
+    me.update({"phone": PHONE})
+    me.update({"phone": "nonsense"})
+    me.me()
+    me("GET", "/v1/nowhere")
+    update, who = ("POST", UPDATE), ("GET", "/v1/me")
+    assert shown_requests(client) == [("GET", "/v1/nowhere"), who, update, update]
+    assert shown_requests(client, path="/actions/update-contact") == [update, update]
+    assert shown_requests(client, path="/me", status="") == [who]
+    assert shown_requests(client, status=200) == [who, update]
+    assert shown_requests(client, status=200, path=UPDATE) == [update]
+    assert shown_requests(client, status=500) == []
+    assert "No request matches." in client.get("/?status=500").text
+
+
+def test_a_filter_offers_what_has_arrived_and_keeps_what_is_chosen(client, me):
+    me.update({"phone": "nonsense"})
+    me("GET", "/v1/me")
+    page = client.get("/?path=/elsewhere&status=201&q=Romain").text
+    assert re.findall(r'<option value="(/[^"]*)"( selected)?', page.partition('id="path"')[2]) == [
+        ("/actions/update-contact", ""),
+        ("/elsewhere", " selected"),
+        ("/me", ""),
+    ]
+    assert re.findall(r'<option value="(\d+)"( selected)?', page.partition('id="status"')[2]) == [
+        ("200", ""),
+        ("201", " selected"),
+        ("422", ""),
+    ]
+    [link] = set(re.findall(r'class="row contact" href="([^"]*)"', page))
+    for chosen in ("path=/elsewhere", "status=201", "q=Romain"):
+        assert chosen in html.unescape(link)
+
+
+def test_every_time_on_the_page_is_in_one_format_with_its_zone(client, me):
+    contact = me.update({"phone": PHONE, "name": "Changed"}).json
+    for query, count in {"": 1, f"?contact={contact['id']}": 3, "?request=1": 3}.items():
+        text = re.sub(r"<[^>]*>", "", client.get(f"/{query}").text)
+        assert len(re.findall(ISO_8601, text)) == count
+        assert not re.search(r"\d:\d\d", re.sub(ISO_8601, "", text))
+    assert f"<dd>{contact['updated_at']}</dd>" in client.get(f"/?contact={contact['id']}").text
+
+
+# What is changed
+
+WRITES = [
+    ("PUT", f"/sandbox/contacts/{ROMAIN}", {"name": "Changed"}),
+    ("PUT", "/sandbox/contacts/0197a1c0-5e00-7000-8000-0000000000ff", {"phone": "+14155550199"}),
+    ("DELETE", f"/sandbox/contacts/{ROMAIN}", None),
+    ("PUT", "/sandbox/faults", [{"status": 500}]),
+    ("DELETE", "/sandbox/faults", None),
+    ("DELETE", "/sandbox/requests", None),
+    ("POST", "/sandbox/reset", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [
+        (401, {"Authorization": ""}),
+        (401, {"Authorization": "Bearer something-else"}),
+        (403, {"Origin": "http://other.example"}),
+        (403, {"Origin": "null"}),
+        (403, {"Sec-Fetch-Site": "cross-site"}),
+        (403, {"Host": "rebound.example", "Origin": "http://rebound.example"}),
+    ],
+)
+def test_without_token_from_another_site_or_by_another_name_nothing_is_written(me, status, headers):
+    me.update({"phone": PHONE, "name": "As it was"})
+    me.inject(status=503, path="/me")
+    before = me.contacts(), me.faults(), len(me.journal())
+    for method, path, body in WRITES:
+        assert_refused(me(method, path, body, headers=headers), status)
+    contacts, faults, requests = me.contacts(), me.faults(), len(me.journal())
+    assert (contacts, faults, requests - 1) == before  # the look before is a request, too
+
+
+def test_by_a_name_that_is_not_allowed_the_page_is_not_shown(client):
+    page = client.get("/", headers={"Host": "rebound.example"})
+    assert_refused(page, 403)
+    assert "data-token" not in page.text
+
+
+# The files and the query
 
 
 @pytest.mark.parametrize("path", ["/", "/inspector/inspector.js", "/inspector/inspector.css"])
@@ -136,7 +305,7 @@ def test_the_page_says_what_is_no_longer_there(client, query):
     assert ("no longer" in page.text) == ("nonsense" not in query)
 
 
-@pytest.mark.parametrize("query", ["request=x", "q=" + "x" * 300])
+@pytest.mark.parametrize("query", ["request=x", "status=x", "q=" + "x" * 300])
 def test_a_query_that_cannot_be_is_a_422(client, query):
     assert client.get("/?" + query).status_code == 422
 
@@ -188,6 +357,7 @@ def browser():
     if not chromium:
         pytest.skip("needs chromium: apt-get install chromium")
     flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    flags += [f"--host-resolver-rules=MAP {NAME} 127.0.0.1"]
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=flags)
         yield browser
@@ -197,8 +367,10 @@ def browser():
 class Screen:
     """The page of one workspace in the browser, and a developer's requests beside it."""
 
-    def __init__(self, browser, url, token, **context):
+    def __init__(self, browser, url, token, host="127.0.0.1", **context):
         self.url, self.token, self.trouble, self.hosts = url, token, [], set()
+        address = url.replace("127.0.0.1", host)
+        self.host = urlsplit(address).netloc
         self.me({})  # the workspace is made
         self._context = browser.new_context(**context)
         self.page = self._context.new_page()
@@ -207,10 +379,31 @@ class Screen:
         self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
         self.page.on("request", lambda request: self.hosts.add(urlsplit(request.url).netloc))
         self.page.on("dialog", lambda dialog: dialog.accept())
-        self.page.goto(f"{url}/?workspace={token}", timeout=20_000)
+        self.page.goto(f"{address}/?workspace={token}", timeout=20_000)
 
     def me(self, body):
         return post(self.url, body, self.token)
+
+    def open(self, name):
+        """Open the contact of that name."""
+        self.page.locator("#contacts .row", has_text=name).click()
+        self.see("#detail h2", name)
+
+    def form(self, opener):
+        """Open the form of a contact by the button of that name."""
+        self.page.get_by_role("button", name=opener, exact=True).click()
+        return self.page.locator("dialog[open]")
+
+    def save(self):
+        self.page.get_by_role("button", name="Save").click()
+
+    def stored(self, contact_id):
+        return Developer(self.url, self.token)("POST", GET, {"contact_id": contact_id}).json
+
+    def expect(self, *statuses):
+        """The browser reports these responses to the script, and nothing else."""
+        assert [re.search(r"\d{3}", text)[0] for text in self.trouble] == list(statuses)
+        self.trouble.clear()
 
     def see(self, selector, text):
         self.page.locator(selector, has_text=text).first.wait_for()
@@ -221,7 +414,7 @@ class Screen:
     def close(self):
         self._context.close()
         assert self.trouble == []
-        assert self.hosts == {urlsplit(self.url).netloc}
+        assert self.hosts == {self.host}
 
 
 @pytest.fixture
@@ -255,6 +448,8 @@ def test_search_narrows(screen):
     screen.page.get_by_label("Search contacts").fill("ÉLODIE")
     screen.miss("#contacts .row", "Grace Okafor")
     screen.see("#contacts .row", "Élodie Martin")
+    screen.page.get_by_label("Search contacts").fill("support")
+    screen.see("#contacts .row", "Kenji Sato")
     screen.page.get_by_label("Search contacts").fill("nobody at all")
     screen.see("#contacts", "No contact matches.")
 
@@ -285,9 +480,191 @@ def test_a_request_opens_with_its_response_and_is_copied_as_curl(screen):
     assert f"Authorization: Bearer {screen.token}" in copied
 
 
+def test_requests_are_filtered_and_stay_so_while_others_arrive(screen):
+    screen = screen()
+    rows, developer = screen.page.locator("#requests .row"), Developer(screen.url, screen.token)
+    developer.inject(status=404, path="/me")
+    developer.me()
+    screen.me({"phone": PHONE})
+    screen.see("#requests .row", "404")
+    screen.page.get_by_label("Filter requests by status").select_option("200")
+    screen.miss("#requests .row", "404")
+    screen.me({"phone": PHONE})
+    rows.nth(1).wait_for()
+    rows.first.click()
+    screen.see("#detail h2", "200")
+    assert screen.page.get_by_label("Filter requests by status").input_value() == "200"
+    assert rows.count() == 2
+    screen.page.get_by_label("Filter requests by status").select_option("")
+    screen.page.get_by_label("Filter requests by path").select_option("/me")
+    screen.miss("#requests .row", "200")
+    screen.page.reload()
+    screen.see("#requests .row", "404")
+    assert rows.count() == 1
+
+
+# Contacts in the browser
+
+
+def test_a_contact_is_made_and_opened(screen):
+    screen = screen()
+    form = screen.form("New")
+    form.get_by_label("Phone").fill("+1 415 555 0188")
+    form.get_by_label("Name").fill(SCRIPT)
+    form.get_by_label("Tags").fill("lead, paris")
+    form.get_by_label("Metadata").fill('{"large": 12345678901234567890, "rate": 1.0}')
+    screen.save()
+    screen.see("#detail h2", SCRIPT)
+    contact_id = screen.page.url.rpartition("contact=")[2]
+    assert re.fullmatch(
+        r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-a[0-9a-f]{3}-[0-9a-f]{12}", contact_id
+    )
+    stored = screen.stored(contact_id)
+    assert stored["phone"] == "+14155550188"
+    assert (stored["name"], stored["email"], stored["tags"]) == (SCRIPT, None, ["lead", "paris"])
+    assert json.dumps(stored["metadata"]) == '{"large": 12345678901234567890, "rate": 1.0}'
+    form = screen.form("New")
+    assert form.get_by_label("Phone").input_value() == ""
+    assert form.get_by_label("Metadata").input_value() == ""
+
+
+def test_only_what_was_changed_is_written(screen):
+    screen = screen()
+    before = screen.stored(ROMAIN)
+    screen.open("Romain")
+    form = screen.form("Edit")
+    assert form.get_by_label("Tags").input_value() == "vip"
+    form.get_by_label("Email").fill("")
+    form.get_by_label("Tags").fill("vip, lead")
+    screen.me({"contact_id": ROMAIN, "name": "Changed by a test"})
+    screen.see("#contacts .row", "Changed by a test")
+    assert form.get_by_label("Tags").input_value() == "vip, lead"  # typed text outlives the news
+    screen.save()
+    screen.see("#detail dd .tag", "lead")
+    assert screen.stored(ROMAIN) == before | {
+        "name": "Changed by a test",
+        "email": None,
+        "tags": ["vip", "lead"],
+    }
+    form = screen.form("Edit")
+    assert form.get_by_label("Name").input_value() == "Changed by a test"
+
+
+def test_an_error_stands_beside_its_field_and_nothing_is_written(screen):
+    screen = screen()
+    before = Developer(screen.url, screen.token).contacts()
+    form = screen.form("New")
+    form.get_by_label("Email").fill("x")
+    screen.save()
+    screen.see("#create-phone-error", "Must be a phone number")
+    screen.see("#create-email-error", "Must be an email address.")
+    assert form.locator("[aria-invalid=true]").evaluate_all("all => all.map(f => f.name)") == [
+        "phone",
+        "email",
+    ]
+    assert screen.page.evaluate("document.activeElement.name") == "phone"
+    form.get_by_label("Email").fill("")
+    form.get_by_label("Phone").fill(SAMPLES[GRACE][0])
+    screen.save()
+    screen.see("#create-phone-error", "Another contact of the workspace has it.")
+    assert form.locator("#create-email-error").text_content() == ""
+    form.get_by_label("Metadata").fill("{nonsense")
+    screen.save()
+    screen.see("#create-metadata-error", "Must be JSON")
+    form.get_by_label("Metadata").fill("[]")
+    form.get_by_label("Phone").fill("+14155550188")
+    screen.save()
+    screen.see("#create-metadata-error", "Must be a JSON object.")
+    assert form.get_by_label("Phone").input_value() == "+14155550188"
+    assert Developer(screen.url, screen.token).contacts() == before
+    screen.expect("422", "422", "422")
+
+
+def test_a_contact_that_was_deleted_meanwhile_is_not_changed(screen):
+    screen = screen()
+    screen.open("Romain")
+    form = screen.form("Edit")
+    form.get_by_label("Name").fill("Too late")
+    Developer(screen.url, screen.token)("DELETE", f"/sandbox/contacts/{ROMAIN}")
+    screen.see("#detail", "no longer here")
+    screen.save()
+    screen.see("dialog [role=alert]", "Contact not found")
+    screen.expect("404")
+
+
+def test_a_contact_is_deleted(screen):
+    screen = screen()
+    screen.open("Romain")
+    screen.page.get_by_role("button", name="Delete").click()
+    screen.miss("#contacts .row", "Romain")
+    screen.page.locator("#detail").wait_for(state="hidden")
+    assert Developer(screen.url, screen.token).contacts().keys() == SAMPLES.keys() - {ROMAIN}
+
+
+def test_a_contact_is_made_changed_and_deleted_by_keyboard_alone(screen):
+    screen = screen()
+    press, write = screen.page.keyboard.press, screen.page.keyboard.type
+    screen.page.get_by_role("button", name="New").focus()
+    press("Enter")
+    write("+14155550188")
+    press("Tab")
+    write("By keyboard")
+    press("Enter")
+    screen.see("#detail h2", "By keyboard")
+    press("Tab")
+    press("Enter")  # Edit
+    press("Tab")
+    write("Changed")
+    press("Escape")  # closes the form, not the contact, and forgets what was typed
+    screen.page.locator("dialog[open]").wait_for(state="detached")
+    assert screen.page.evaluate("document.activeElement.id") == "edit"
+    press("Enter")
+    press("Tab")
+    assert screen.page.evaluate("document.activeElement.value") == "By keyboard"
+    write("Changed")
+    press("Enter")
+    screen.see("#detail h2", "Changed")
+    assert screen.page.evaluate("document.activeElement.id") == "edit"
+    press("Tab")
+    press("Enter")  # Delete
+    screen.miss("#contacts .row", "Changed")
+    assert screen.page.evaluate("document.activeElement.id") == "new"
+
+
+def test_a_name_that_is_allowed_leads_to_a_page_that_works(browser, tmp_path):
+    with serving(tmp_path, "--sandbox", "--allow-host", NAME) as server:
+        screen = Screen(browser, server.url, "sandbox", NAME)
+        assert not screen.page.evaluate("isSecureContext")
+        screen.form("New").get_by_label("Phone").fill("+14155550188")
+        screen.save()
+        screen.see("#detail h2", "+14155550188")
+        screen.close()
+
+
+def test_in_the_browser_too_another_site_changes_nothing(screen):
+    screen = screen()
+    other = screen.page.context.new_page()
+    other.route("http://other.example/", lambda route: route.fulfill(body="<p>Another site"))
+    other.goto("http://other.example/")
+    write = """([url, token, id]) => Promise.all(["cors", "no-cors"].map((mode) =>
+        fetch(`${url}/sandbox/contacts/${id}`, {
+            method: "DELETE", mode, headers: { Authorization: `Bearer ${token}` }
+        }).then(() => "arrived", () => "refused")))"""
+    sent = other.evaluate(write, [screen.url, screen.token, ROMAIN])
+    assert sent == ["refused", "refused"]
+    assert Developer(screen.url, screen.token).contacts().keys() == SAMPLES.keys()
+
+
+# Faults in the browser
+
+
 def open_faults(screen):
     screen.page.locator("#faults-summary").click()
     return screen.page.locator("#inject")
+
+
+def shown_faults(screen):
+    return [text.strip() for text in screen.page.locator("#faults li span").all_inner_texts()]
 
 
 def test_a_fault_is_injected_and_triggered(screen):
@@ -296,10 +673,12 @@ def test_a_fault_is_injected_and_triggered(screen):
     screen.see("#faults", "No faults.")
     form.get_by_label("Respond with").select_option("429")
     form.get_by_label("How often").fill("2")
+    form.get_by_label("Retry-After").fill("7")
     form.get_by_role("button", name="Inject").click()
-    screen.see("#faults li", "429, 2 to come")
+    screen.see("#faults li", "429, retry after 7 s, 2 to come")
     screen.see("#active-mark", "active")
-    assert screen.me({"phone": PHONE}).status_code == 429
+    response = screen.me({"phone": PHONE})
+    assert (response.status_code, response.headers["Retry-After"]) == (429, "7")
     screen.see("#faults li", "1 to come; triggered 1\u00d7")
     assert screen.me({"phone": PHONE}).status_code == 429
     assert screen.me({"phone": PHONE}).status_code == 200
@@ -308,6 +687,42 @@ def test_a_fault_is_injected_and_triggered(screen):
     screen.see("#requests .row", "Too many requests")
     form.get_by_role("button", name="Remove all").click()
     screen.see("#faults", "No faults.")
+
+
+def test_another_fault_keeps_those_that_are_not_used_up(screen):
+    screen = screen()
+    me = Developer(screen.url, screen.token)
+    me.inject({"status": 503, "times": 1}, {"status": 404, "times": 3, "retry_after": 2})
+    for status in (503, 404):
+        assert screen.me({"phone": PHONE}).status_code == status
+    form = open_faults(screen)
+    screen.see("#faults li", "503, 0 to come; triggered 1\u00d7")
+    form.get_by_label("Respond with").select_option("500")
+    form.get_by_label("How often").fill("")
+    form.get_by_label("Probability").fill("0.25")
+    form.get_by_label("Endpoint").select_option("/me")
+    form.get_by_role("button", name="Inject").click()
+    screen.see("#faults li", "500")
+    assert shown_faults(screen) == [
+        "404, retry after 2 s, 2 to come; triggered 0\u00d7",
+        "500, /me only, with probability 0.25, until removed; triggered 0\u00d7",
+    ]
+    assert me.faults() == [
+        {"status": 404, "times": 2, "probability": 1, "retry_after": 2, "triggered": 0},
+        {"status": 500, "probability": 0.25, "path": "/me", "triggered": 0},
+    ]
+
+
+def test_one_fault_is_removed_and_the_others_stay(screen):
+    screen = screen()
+    Developer(screen.url, screen.token).inject({"status": 503}, {"status": 404}, {"status": 500})
+    open_faults(screen)
+    screen.page.get_by_role("button", name="Remove fault 2").click()
+    screen.miss("#faults li", "404")
+    assert [text[:3] for text in shown_faults(screen)] == ["503", "500"]
+    screen.page.keyboard.press("Enter")  # the focus is on the one that took its place
+    screen.miss("#faults li", "500")
+    assert [text[:3] for text in shown_faults(screen)] == ["503"]
 
 
 def test_every_fault_of_a_list_is_shown_in_order(screen):
@@ -320,7 +735,7 @@ def test_every_fault_of_a_list_is_shown_in_order(screen):
     Developer(screen.url, screen.token).inject(*faults)
     open_faults(screen)
     screen.see("#faults li", "418")
-    assert [each.strip() for each in screen.page.locator("#faults li").all_inner_texts()] == [
+    assert shown_faults(screen) == [
         "503, /me only, with probability 0.5, until removed; triggered 0\u00d7",
         "no error after 50 ms, 3 to come; triggered 0\u00d7",
         "418, retry after 5 s, until removed; triggered 0\u00d7",
@@ -332,10 +747,14 @@ def test_a_fault_that_cannot_be_injected_says_why(screen):
     form = open_faults(screen)
     form.get_by_label("Respond with").select_option("")
     form.get_by_role("button", name="Inject").click()
-    screen.see("#fault-error", "Pass status or delay_ms")
-    [trouble] = screen.trouble  # the browser reports the 422 itself
-    assert "422" in trouble
-    screen.trouble.clear()
+    for field in ("status", "delay_ms"):
+        screen.see(f"#inject-{field}-error", "Pass status or delay_ms")
+    screen.expect("422")
+    Developer(screen.url, screen.token).inject(*[{"status": 500}] * 20)
+    form.get_by_label("Respond with").select_option("429")
+    form.get_by_role("button", name="Inject").click()
+    screen.see("#inject [role=alert]", "Pass at most 20 faults.")
+    screen.expect("422")
 
 
 def test_reset_puts_the_samples_back(screen):
@@ -366,17 +785,34 @@ def test_names_are_text_in_the_browser_too(screen):
 def test_everything_is_reached_by_keyboard(screen):
     screen = screen()
     reached = set()
-    for _ in range(25):
+    for _ in range(30):
         screen.page.keyboard.press("Tab")
         reached.add(
             screen.page.evaluate(
                 "(document.activeElement.id || document.activeElement.textContent).split('-')[0]"
             )
         )
-    assert {"workspace", "Connect", "faults", "reset", "q", "contact", "clear"} <= reached
+    expected = {"workspace", "Connect", "faults", "reset", "q", "new", "contact", "clear", "path"}
+    assert expected | {"status", "request"} <= reached
     screen.page.locator("#contacts .row", has_text="Romain").focus()
     screen.page.keyboard.press("Enter")
     screen.see("#detail", "lifetime_value")
+
+
+def test_every_field_and_button_has_a_name(screen):
+    screen = screen()
+    Developer(screen.url, screen.token).inject(status=500)
+    screen.open("Romain")
+    unnamed = """[...document.querySelectorAll("input, select, textarea, button")]
+        .filter((e) => e.checkVisibility() && !e.ariaLabel && !e.labels.length && !e.innerText)
+        .map((e) => e.outerHTML)"""
+    for shown in (None, "Faults", "Connect", "New", "Edit"):
+        if shown in ("New", "Edit"):
+            screen.form(shown)
+        elif shown:
+            screen.page.locator("summary", has_text=shown).click()
+        assert screen.page.evaluate(unnamed) == []
+        screen.page.keyboard.press("Escape" if shown else "Shift")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -389,8 +825,11 @@ def test_at_360_pixels_nothing_is_cut_off(screen, scheme):
     screen.page.locator("#contacts .row", has_text="NNN").click()
     screen.see("#detail", "kkk")
     assert screen.page.evaluate(width) == 360
-    box = open_faults(screen).get_by_role("button", name="Remove all").bounding_box()
-    assert box["x"] + box["width"] <= 360
+    for form in (lambda: screen.form("Edit"), lambda: open_faults(screen)):
+        box = form().bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 360
+        screen.page.keyboard.press("Escape")
 
 
 def test_the_page_works_where_qyvo_token_is_set(browser, tmp_path):
