@@ -1,1 +1,1 @@
-"""The measurements that the README quotes: `make bench` and `make bench-others`."""
+"""The measurements that the docs quote: `make bench` and `make bench-others`."""

@@ -1,261 +1,191 @@
-"""Print the first table of docs/performance.md."""
+"""Prints the table of figures. `python -m bench search memory` measures those rows alone."""
 
-import itertools
 import json
-import os
-import platform
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from datetime import date
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from io import BytesIO
+from itertools import islice, product, takewhile
 from pathlib import Path
+from statistics import median, quantiles
+
+import requests
+from flask import Flask
+from werkzeug.test import create_environ
 
 from app import create_app
-from bench import million
+from bench.contacts import contact, database, import_csv, parse_csv, write_csv
 from bench.measuring import (
     CACHE,
+    HEADERS,
     TOKEN,
-    flask_serve,
-    have,
-    phone,
-    process,
+    Served,
+    conditions,
+    interleaved,
     ratios,
-    resident_megabytes,
-    sample_app,
+    request_times,
     spread,
     wrk,
 )
+from bench.others import NEW, SESSION, measure_load, measure_memory, measure_requests
+from bench.servers import FULL, NORMAL, PEERS, PRISM, SANDBOX, SOUL, prepare, running, served
 
-CALLS = 200
-IMPORTED = 50_000
-SEARCHES = 5
-
-UPDATE = "/api/v1/actions/update-contact"
-SEARCH = "/api/v1/actions/search-contacts"
-SHORT_QUERIES = ["a", "é", "7", "zz", "qx", "ma", "42", "00"]
-LONG_QUERIES = [
-    *("romain", "élodie", "nguyễn", "kowalski9", "romain.sato1", "Grace Okafor", "yara.kh"),
-    *("example.com", "corp.example", "com", "exa", "zzzqqq", "exampleexample", "grace.rossi"),
-    *("+1415", "415 555", "(212) 555-0", "000000", "0000", "123456", "777", "+33 6 1"),
+SEARCHES = [
+    f'POST /api/v1/actions/search-contacts {{"query": "{query}"}}'
+    for query in ("nobody", "zzzqqq", "@nowhere", "+99999", "nguyễn zoé xy")
 ]
-
-
-def main():
-    """Each row is printed as soon as it is measured."""
-    cores, python = os.cpu_count(), platform.python_version()
-    print(f"{date.today()}, {cores} cores, Python {python}. Median (middle half of the rounds).\n")
-    print("| figure | measured | aim |\n|---|---|---|")
-    CACHE.mkdir(exist_ok=True)
-    os.environ["BENCH_DIRECTORY"] = str(CACHE)
-    with tempfile.TemporaryDirectory(dir=CACHE) as directory:
-        for rows in [in_process, memory_and_start, over_http, imports, at_a_million]:
-            for figure, measured, aim in rows(Path(directory)):
-                print(f"| {figure} | {measured} | {aim} |", flush=True)
-
 
 Row = tuple[str, str, str]
 
 
-def in_process(directory: Path) -> Iterator[Row]:
-    """An update against the least that Flask can do, without a server."""
-    from bench import yardstick
-
-    normal = sample_app(directory / "normal.db", "NORMAL")
-    full = sample_app(directory / "full.db", "FULL")
-    log = (directory / "log").open("w", buffering=1)
-    changing = (body(phone(n % 1000), value=n) for n in itertools.count())
-    same = itertools.repeat(body(phone(1), value=-1))
-    cpu, wall = time.process_time, time.perf_counter
-    for figure, app, bodies, least, clock, aim in [
-        ("CPU of an update, `NORMAL`", normal, changing, "/parse", cpu, "at most 2.4"),
-        ("time of an update, `FULL`", full, changing, "/sync", wall, "at most 1.4"),
-        ("CPU of an update that changes nothing", normal, same, "/parse", cpu, "at most 1.9"),
-    ]:
-        found = []
-        for access_log in (None, log):
-            app.config["ACCESS_LOG"] = access_log
-            subject = partial(calls, app, UPDATE, bodies, clock)
-            found.append(ratios(subject, partial(calls, yardstick.app, least, changing, clock), 30))
-        unlogged, logged = map(spread, found)
-        yield figure, f"{unlogged}; {logged} with the log of `flask serve`", aim
+def time_of_requests() -> Iterator[Row]:
+    with running(FULL, SANDBOX, *PEERS) as servers:
+        times = measure_requests(servers)
+    cells = []
+    for ours, how in product((SANDBOX, FULL), (SESSION, NEW)):
+        peer = min(PEERS, key=lambda peer, how=how: median(times[peer, how]))
+        cells.append(f"{ours}, {how}: {ratios(times[ours, how], times[peer, how])} ms of {peer}")
+    yield "time of a request by `requests` / the fastest peer's", "; ".join(cells), "≤ 0.95"
 
 
-def body(of: str, value: int) -> bytes:
-    """As bench/updates.lua writes it."""
-    return json.dumps({"phone": of, "metadata": {"lifetime_value": value, "city": "Lyon"}}).encode()
+def load() -> Iterator[Row]:
+    with running(NORMAL, FULL, SANDBOX, SOUL, PRISM) as servers:
+        rates, p99s = measure_load(servers)
+
+    def against(found, ours: str, connections: int, peer: str) -> str:
+        return ratios(found[ours, connections], found[peer, connections])
+
+    figure = "updates/s, {} / soul-cli"
+    yield figure.format("16 connections, `NORMAL`"), against(rates, NORMAL, 16, SOUL), "≥ 0.85"
+    yield figure.format("16 connections, `FULL`"), against(rates, FULL, 16, SOUL), "≥ 0.55"
+    yield figure.format("one connection, `NORMAL`"), against(rates, NORMAL, 1, SOUL), "≥ 0.65"
+    one, sixteen = (against(rates, SANDBOX, connections, PRISM) for connections in (1, 16))
+    measured = f"one connection: {one}; 16: {sixteen}"
+    yield f"updates/s, {SANDBOX} / Prism (stateless)", measured, "≥ 1.0"
+    normal, full = (against(p99s, ours, 16, SOUL) for ours in (NORMAL, FULL))
+    measured = f"`NORMAL`: {normal} ms; `FULL`: {full} ms"
+    yield "p99, 16 connections / soul-cli", measured, "≤ 1.0"
 
 
-def calls(app, path: str, bodies: Iterator[bytes], clock: Callable[[], float]) -> float:
-    """What CALLS requests cost, by that clock."""
-    requests = [environ(path, sent) for sent in itertools.islice(bodies, CALLS)]
-    statuses = []
-    began = clock()
-    for request in requests:
-        answer = app.wsgi_app(request, lambda status, headers: statuses.append(status))
-        b"".join(answer)
-        answer.close()
-    spent = clock() - began
-    if set(statuses) != {"200 OK"}:
-        raise SystemExit(f"{path} answered {set(statuses)}.")
-    return spent
-
-
-def environ(path: str, sent: bytes) -> dict:
-    """A request as waitress hands it over."""
-    return {
-        "REQUEST_METHOD": "POST",
-        "SCRIPT_NAME": "",
-        "PATH_INFO": path,
-        "QUERY_STRING": "",
-        "SERVER_NAME": "127.0.0.1",
-        "SERVER_PORT": "8000",
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": "127.0.0.1",
-        "HTTP_HOST": "127.0.0.1:8000",
-        "HTTP_AUTHORIZATION": f"Bearer {TOKEN}",
-        "CONTENT_TYPE": "application/json",
-        "CONTENT_LENGTH": str(len(sent)),
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-        "wsgi.input": BytesIO(sent),
-        "wsgi.input_terminated": True,
-    }
-
-
-def memory_and_start(directory: Path) -> Iterator[Row]:
-    """What a server costs that nobody asks anything of, and how soon it answers."""
-    database = directory / "normal.db"
-    waiting = "import flask; print('http://ready', flush=True); input()"
-
-    def idle_server():
-        with flask_serve(database) as (server, url):
-            urllib.request.urlopen(f"{url}/healthz").read()
-            return resident_megabytes(server.pid)
-
-    def idle_flask():
-        with process(sys.executable, "-c", waiting) as (python, _):
-            return resident_megabytes(python.pid)
-
-    yield "memory of the idle server", spread(ratios(idle_server, idle_flask, 5)), "at most 1.4"
-
-    def first_answer():
-        began = time.perf_counter()
-        with flask_serve(database) as (_, url):
-            urllib.request.urlopen(f"{url}/healthz").read()
-            return time.perf_counter() - began
-
-    def import_flask():
-        began = time.perf_counter()
-        subprocess.run([sys.executable, "-c", "import flask"], check=True)
-        return time.perf_counter() - began
-
-    yield "start to the first 200", spread(ratios(first_answer, import_flask, 9)), "at most 3"
-
-
-def over_http(directory: Path) -> Iterator[Row]:
-    """Under load from 16 connections, against a constant on the same server."""
-    if not have("wrk"):
-        return
-    threads = str(create_app({}).config["CONTACTS_THREADS"])
-    percentiles = []
-    yardstick = (sys.executable, "-m", "bench.yardstick")
-    with (
-        process(*yardstick, "server", threads) as (_, constant),
-        process(*yardstick, "waitress", threads) as (_, constant_on_waitress),
-        flask_serve(directory / "full.db") as (_, url),
-    ):
-
-        def updates():
-            result = wrk(url, 3)
-            percentiles.append(result["slowest"] / result["median"])
-            return result["rate"]
-
-        for of, yard in [("", constant), (", by waitress as it comes", constant_on_waitress)]:
-            rate = ratios(updates, partial(rate_of, yard), 7)
-            yield f"updates a second over HTTP, `FULL`{of}", spread(rate), "at least 0.75"
-    yield "slowest percent by its median", spread(percentiles[1:]), "at most 2.5"
-
-
-def rate_of(url: str) -> float:
-    """Requests a second there."""
-    return wrk(url, 3)["rate"]
-
-
-def imports(directory: Path) -> Iterator[Row]:
-    """`flask import` against reading the file and parsing its phones."""
-    file, database = directory / "contacts.csv", directory / "imported.db"
-    runs = []
-
-    def imported():
-        runs.append(million.import_csv(file, database))
-        return runs[-1].seconds
-
-    def parsed():
-        return million.parse_csv(file).seconds
-
-    million.write_csv(file, IMPORTED)
-    yield f"import of {IMPORTED:,} rows", spread(ratios(imported, parsed, 3)), "at most 2"
-    if not million.DATABASE.exists():
-        million.write_csv(file, million.MILLION)
-        yield "import of 1,000,000 rows, once", f"{imported() / parsed():.2f}", "at most 2"
-        database.rename(million.DATABASE)
-    peak = max(run.peak_megabytes for run in runs)
-    yield "memory of the import", f"{peak:.0f} MB", "under 150 MB"
-
-
-def at_a_million(directory: Path) -> Iterator[Row]:
-    """The same update, and searches, in a database of a million."""
-    os.sync()  # the system would otherwise still be writing what was imported
-    with million.DATABASE.open("rb") as file:  # and reading it for the first time since it started
+def million(many: int = 1_000_000, rounds: int = 25, count: int = 200) -> Iterator[Row]:
+    """In this process, without a server: it would hide the difference."""
+    with database(many).open("rb") as file:  # so that it is in memory
         while file.read(1024 * 1024):
             pass
-    of_few = (body(phone(n * 389 % 1000), value=n) for n in itertools.count())
-    # Spread over the million, and other contacts each time the cached database is measured.
-    start = time.time_ns() % million.MILLION
-    of_many = (
-        body(million.contact((start + n * 611_953) % million.MILLION)[0], value=n)
-        for n in itertools.count()
+    cells = []
+    for synchronous in ("NORMAL", "FULL"):
+        measures = {}
+        for among in (1000, many):
+            app = app_on(database(among), synchronous)
+            measures[among] = lambda app=app, among=among: time_of(app, updates(among, count))
+        times = interleaved(measures, rounds)
+        cells.append(f"`{synchronous}`: {ratios(times[many], times[1000])} µs")
+    yield f"update among {many:,} contacts / among 1,000", "; ".join(cells), "≤ 1.25"
+
+
+def app_on(path: Path, synchronous: str) -> Flask:
+    settings = {"CONTACTS_SYNCHRONOUS": synchronous, "QYVO_TOKEN": TOKEN}
+    return create_app({"CONTACTS_DATABASE": str(path), **settings})
+
+
+def updates(among: int, count: int) -> list[dict]:
+    """Return WSGI requests that update contacts far from each other, others each time."""
+    environs, now = [], time.time_ns()
+    for number in range(now, now + count * 611_953, 611_953):
+        update = {"phone": contact(number % among)["phone"], "metadata": {"lifetime_value": number}}
+        path, body = "/api/v1/actions/update-contact", json.dumps(update)
+        environs.append(create_environ(path, method="POST", headers=HEADERS, data=body))
+    return environs
+
+
+def time_of(app: Flask, environs: list[dict]) -> float:
+    """Return the mean time of the requests in microseconds."""
+    statuses = set()
+    began = time.perf_counter()
+    for environ in environs:
+        response = app(environ, lambda status, headers: statuses.add(status))
+        b"".join(response)
+        response.close()
+    spent = time.perf_counter() - began
+    if statuses != {"200 OK"}:
+        raise SystemExit(f"An update failed: {statuses}")
+    return spent / len(environs) * 1e6
+
+
+def search(counts=(100_000, 1_000_000), repeated: int = 30, seconds: int = 10) -> Iterator[Row]:
+    cells = []
+    for count in counts:
+        with served(database(count), "FULL") as server, requests.Session() as session:
+            searched = server._replace(requests=SEARCHES)
+            times = list(islice(request_times(searched, session), repeated))
+            p99 = p99_beside_ten(searched, request_times(server, session), seconds)
+        cells.append(f"{count:,}: {spread(times, '.1f')} ms, p99 {p99:.0f} ms")
+    figure = "search without a match, by number of contacts, and p99 of updates beside ten of them"
+    yield figure, "; ".join(cells), "≤ 25 and 250 ms, p99 < 50 ms"
+
+
+def p99_beside_ten(searched: Served, updating: Iterator[float], seconds: int) -> float:
+    with ThreadPoolExecutor() as pool:
+        searching = pool.submit(wrk, searched, 10, seconds)
+        times = list(takewhile(lambda _: not searching.done(), updating))
+        searching.result()
+    return quantiles(times, n=100)[98]
+
+
+def imports(count: int = 1_000_000, rounds: int = 2) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(dir=CACHE) as directory:
+        file = Path(directory, "contacts.csv")
+        write_csv(file, count)
+        imported = partial(import_csv, file, file.with_suffix(".db"))
+        measures = {"import": imported, "parse": partial(parse_csv, file)}
+        runs = interleaved(measures, rounds, warm_up=0)
+    ratio = ratios(*([seconds for seconds, *_ in of] for of in runs.values()))
+    _, peak, processes = map(max, zip(*runs["import"], strict=True))
+    yield (
+        f"import of {count:,} rows / csv and phonenumbers alone",
+        f"{ratio} s; processes: {processes}, {peak:.0f} MB",
+        "≤ 5.5, one process, 150 MB",
     )
-    for synchronous in ("FULL", "NORMAL"):
-        few = sample_app(directory / f"{synchronous.lower()}.db", synchronous)
-        many = sample_app(million.DATABASE, synchronous)
 
-        def among_many(app=many):
-            return calls(app, UPDATE, of_many, time.perf_counter)
 
-        def among_few(app=few):
-            return calls(app, UPDATE, of_few, time.perf_counter)
+def memory() -> Iterator[Row]:
+    found = measure_memory(FULL, SANDBOX, *PEERS)
+    lightest = min(PEERS, key=lambda peer: median(found[peer]))
+    cells = [f"{ours}: {ratios(found[ours], found[lightest])} MB" for ours in (FULL, SANDBOX)]
+    yield f"memory (PSS) / {lightest}, the lightest peer", "; ".join(cells), "≤ 0.5"
 
-        yield (
-            f"time of an update at 1,000,000 by one at 1,000, `{synchronous}`",
-            spread(ratios(among_many, among_few, 25)),
-            "at most 1.2",
-        )
-    for queries, which, aim in [
-        (LONG_QUERIES, "three characters and more", "under 50 ms, never above 250 ms"),
-        (SHORT_QUERIES, "one and two characters", "never above 250 ms"),
-    ]:
-        times = {}
-        for query in queries:
-            document = [json.dumps({"query": query}).encode()] * SEARCHES
-            times[query] = statistics.median(
-                calls(many, SEARCH, iter([sent]), time.perf_counter) * 1000 for sent in document
-            )
-        slowest = max(times, key=times.get)
-        typical = statistics.median(times.values())
-        found = f"{typical:.1f} ms; slowest {times[slowest]:.0f} ms (`{slowest}`)"
-        yield f"search at 1,000,000, {which}", found, aim
+
+def start(rounds: int = 7) -> Iterator[Row]:
+    def seconds(name: str) -> float:
+        with running(name) as servers:
+            return servers[name].start_seconds
+
+    found = interleaved({name: partial(seconds, name) for name in (FULL, SANDBOX)}, rounds)
+    cells = [f"{name}: {spread(times)} s" for name, times in found.items()]
+    yield "start to the first 200", "; ".join(cells), "< 1 s"
+
+
+ROWS = {
+    "requests": time_of_requests,
+    "load": load,
+    "million": million,
+    "search": search,
+    "import": imports,
+    "memory": memory,
+    "start": start,
+}
+
+
+def main(*names: str):
+    """Print each row as soon as it is measured."""
+    prepare()
+    print(f"{conditions()}\n\n| figure | measured | aim |\n|---|---|---|", flush=True)
+    for name in names or ROWS:
+        for row in ROWS[name]():
+            print("|", " | ".join(row), "|", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,139 +1,125 @@
-"""What every measurement shares: ratios of what was measured in turn, servers, and load."""
+"""How things are measured: in turn, as medians, and with all their processes."""
 
+import itertools
 import json
 import os
+import platform
 import re
-import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
-from app import create_app
+import requests
 
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / ".bench"
-TOKEN = "bench"
-CONNECTIONS = 16
+TOKEN = "sandbox"  # which deployments accept too, as QYVO_TOKEN
+HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
 
 
-def ratios(
-    subject: Callable[[], float], yardstick: Callable[[], float], rounds: int
-) -> list[float]:
-    """Subject by yardstick, measured in turn, so that a busy moment falls on both."""
-    found = []
-    for turn in range(rounds + 1):
-        if turn % 2:
-            below, above = yardstick(), subject()
-        else:
-            above, below = subject(), yardstick()
-        found.append(above / below)
-    return found[1:]  # the first round warms up
+class Served(NamedTuple):
+    """A running server, and the requests to send to it: see updates.lua."""
+
+    pid: int
+    url: str
+    requests: list[str]
+    start_seconds: float
+
+
+def conditions() -> str:
+    return (
+        f"{date.today()}, {os.cpu_count()} cores, Python {platform.python_version()},"
+        f" granian {version('granian')}. Medians, and in brackets the middle half of the rounds."
+    )
+
+
+def interleaved(
+    measures: dict[Any, Callable[[], Any]], rounds: int, *, warm_up: int = 1
+) -> dict[Any, list]:
+    """Measure one after the other, round by round, so that a busy moment falls on all of them."""
+    found = {name: [] for name in measures}
+    for turn in range(warm_up + rounds):
+        for name in list(measures)[:: -1 if turn % 2 else 1]:
+            found[name].append(measures[name]())
+    return {name: results[warm_up:] for name, results in found.items()}
+
+
+def ratios(subject: list[float], yardstick: list[float]) -> str:
+    """Return the subject by its yardstick, round by round, and the medians of both."""
+    quotients = [above / below for above, below in zip(subject, yardstick, strict=True)]
+    above, below = statistics.median(subject), statistics.median(yardstick)
+    digits = 0 if below >= 100 else 1 if below >= 10 else 2
+    return f"{spread(quotients)}, {above:,.{digits}f} against {below:,.{digits}f}"
 
 
 def spread(values: list[float], form: str = ".2f") -> str:
-    """The median, and between which values the middle half lies."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    """Return the median, and between which values the middle half lies."""
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return f"{middle:{form}} ({low:{form}} to {high:{form}})"
 
 
-def phone(number: int) -> str:
-    """The phone of the sample contact of that number: possible, and nobody's."""
-    return f"+1415555{number:04}"
-
-
-def sample_app(database: Path, synchronous: str = "NORMAL"):
-    """The application with 1,000 contacts."""
-    app = create_app(
-        {
-            "CONTACTS_DATABASE": str(database),
-            "CONTACTS_SYNCHRONOUS": synchronous,
-            "QYVO_TOKEN": TOKEN,
-        }
-    )
-    store = app.extensions["store"]
-    workspace_id = store.open_workspace("default")
-    if not store.search_contacts(workspace_id):
-        for number in range(1000):
-            store.create_contact(
-                workspace_id,
-                phone=phone(number),
-                name=f"Contact {number}",
-                email=f"contact{number}@example.com",
-                tags=["vip"],
-                metadata={"lifetime_value": 0, "city": "Lyon"},
-            )
-    return app
-
-
-@contextmanager
-def process(*command: str, **environment: str) -> Iterator[tuple[subprocess.Popen, str]]:
-    """A server in a process of its own, and the URL that it prints once it is ready."""
-    log = tempfile.NamedTemporaryFile(dir=CACHE)  # noqa: SIM115, closed with the server
-    started = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-    )
-    try:
-        urls = filter(None, (re.search(r"http://\S+", line) for line in started.stdout))
-        if not (url := next(urls, None)):
-            raise SystemExit(f"{' '.join(command)} did not start:\n{Path(log.name).read_text()}")
-        yield started, url[0]
-    finally:
-        started.terminate()
-        started.wait()
-        log.close()
-
-
-def flask_serve(database: Path, **environment: str):
-    """`flask serve` on that file, with the token TOKEN."""
-    return process(
-        *(sys.executable, "-m", "flask", "serve", "--port", "0"),
-        CONTACTS_DATABASE=str(database),
-        QYVO_TOKEN=TOKEN,
-        **environment,
-    )
-
-
-def resident_megabytes(pid: int) -> float:
-    """The process's memory, its children's included."""
-    text = Path(f"/proc/{pid}/status").read_text()
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    own = int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
-    return own + sum(resident_megabytes(int(child)) for child in children)
-
-
-def wrk(url: str, seconds: int, **settings: str) -> dict[str, float]:
-    """Requests a second, and median and slowest percent in milliseconds, under 16 connections."""
-    done = subprocess.run(
-        [
-            *("wrk", "--threads", "1", "--connections", str(CONNECTIONS)),
-            *("--duration", f"{seconds}s", "--script", str(ROOT / "bench/updates.lua"), url),
-        ],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def wrk(server: Served, connections: int, seconds: int) -> dict[str, float]:
+    """Return requests a second as `rate`, and `p99` in milliseconds."""
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8") as lines:
+        lines.writelines(f"{line}\n" for line in server.requests)
+        lines.flush()
+        done = subprocess.run(
+            [
+                *(
+                    "wrk",
+                    "-t",
+                    "1",
+                    "-c",
+                    str(connections),
+                    "-d",
+                    f"{seconds}s",
+                    "--timeout",
+                    "30s",
+                ),
+                *("--script", ROOT / "bench/updates.lua", server.url),
+            ],
+            env={**os.environ, "REQUESTS": lines.name, "TOKEN": TOKEN},
+            stdout=subprocess.PIPE,
+            check=True,
+        )
     result = json.loads(done.stdout.splitlines()[-1])
     if result["errors"]:
-        raise SystemExit(
-            f"{urlsplit(url).path}: {result['errors']} requests failed.\n{done.stdout}"
-        )
+        raise SystemExit(f"{server.requests[0]}: {result['errors']:.0f} requests failed.")
     return result
 
 
-def have(tool: str) -> bool:
-    """Whether the tool is there; says so when it is not."""
-    if shutil.which(tool):
-        return True
-    print(f"{tool} is not installed: the rows that need it are left out.", file=sys.stderr)
-    return False
+def request_times(server: Served, session: requests.Session | None = None) -> Iterator[float]:
+    """Yield how many milliseconds each request takes, without end.
+
+    They share the session or, without one, have a new connection each.
+    """
+    send = session.request if session else requests.request
+    for count, line in enumerate(itertools.cycle(server.requests), time.time_ns() // 1000):
+        method, path, body = line.replace("COUNT", str(count)).split(" ", 2)
+        began = time.perf_counter()
+        response = send(method, server.url + path, data=body.encode(), headers=HEADERS)
+        yield (time.perf_counter() - began) * 1000
+        response.raise_for_status()
+
+
+def memory(pid: int) -> float:
+    """Return the proportional set size in MB of the process and all its descendants."""
+    total = 0
+    for process in processes(pid):
+        rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        total += int(re.search(r"^Pss:\s+(\d+)", rollup, re.M)[1])
+    return total / 1024
+
+
+def processes(pid: int) -> list[int]:
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    children = [int(child) for file in files for child in file.read_text().split()]
+    return [pid, *(descendant for child in children for descendant in processes(child))]
