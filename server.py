@@ -6,6 +6,7 @@ is refused before its body is read never waits for that body.
 """
 
 import asyncio
+import os
 import signal
 import socket
 import sys
@@ -212,19 +213,25 @@ def serve(
     ready: Callable[[], None],
     end: Callable[[], None],
 ):
-    """Serve at the reserved address until SIGTERM or Ctrl-C. For the others see Bridge.
+    """Serve at the reserved address until SIGTERM or Ctrl-C, then end the process.
 
     `ready` is called once requests can come, and `end` after the last, or STOP_SECONDS after the
-    signal. It must end the process by os._exit(): Python's own end would abort where one of
-    granian's threads still holds an object of Python's.
+    signal, in whatever thread. For the others see Bridge.
     """
+
+    def leave():
+        try:
+            end()
+        finally:  # Python would abort where a thread of granian holds one of its objects
+            os._exit(0)
+
     bridge = Bridge(application, threads, would_wait)
-    asyncio.run(_serve(bridge, reservation, ready, end))
+    asyncio.run(_serve(bridge, reservation, ready, leave))
     bridge.threads.shutdown(cancel_futures=True)
-    end()
+    leave()
 
 
-async def _serve(bridge: Bridge, reservation: socket.socket, ready: Callable, end: Callable):
+async def _serve(bridge: Bridge, reservation: socket.socket, ready: Callable, leave: Callable):
     loop = asyncio.get_running_loop()
     address, port = reservation.getsockname()[:2]
     server = Server(
@@ -247,13 +254,15 @@ async def _serve(bridge: Bridge, reservation: socket.socket, ready: Callable, en
 
     def stop(number, frame):
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
-        deadline = threading.Timer(STOP_SECONDS, end)
+        deadline = threading.Timer(STOP_SECONDS, leave)
         deadline.daemon = True
         deadline.start()
         loop.call_soon_threadsafe(server.stop)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+        with suppress(NotImplementedError):  # as on Windows
+            loop.add_signal_handler(number, server.stop)  # wakes it, whatever thread is signalled
+        signal.signal(number, stop)  # runs even where a write to a full log blocks the loop
     serving = loop.create_task(server.serve())
     while not serving.done() and not await _accepts_connections(address, port):
         await asyncio.sleep(0.005)
