@@ -122,7 +122,7 @@ class Settings(Schema):
         load_default="FULL", validate=validate.OneOf(["FULL", "NORMAL"])
     )
     CONTACTS_RATE_LIMIT = fields.Integer(load_default=None, validate=validate.Range(1, 1_000_000))
-    CONTACTS_THREADS = fields.Integer(load_default=8, validate=validate.Range(1, 64))
+    CONTACTS_THREADS = fields.Integer(load_default=2, validate=validate.Range(1, 64))
     CONTACTS_TRUSTED_PROXY = fields.IP(load_default=None)
 
 
@@ -173,11 +173,10 @@ def token_finder(app: Flask, store: Store) -> FindToken:
     if not app.config["QYVO_TOKEN"]:
         return store.find_token
     configured = hashlib.sha256(app.config["QYVO_TOKEN"].encode()).digest()
-    default_workspace = cache(partial(store.open_workspace, DEFAULT_WORKSPACE))
 
     def find_token(secret: str) -> Token | None:
         if hmac.compare_digest(hashlib.sha256(secret.encode()).digest(), configured):
-            return Token(0, "QYVO_TOKEN", default_workspace())
+            return Token(0, "QYVO_TOKEN", store.open_workspace(DEFAULT_WORKSPACE))
         return store.find_token(secret)
 
     return find_token

@@ -7,10 +7,12 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import click
 from flask import Flask, current_app
@@ -22,22 +24,25 @@ import openapi
 import schemas
 import server
 import transfer
-from app import create_app, store, unknown_settings
+from app import create_app, default_database, store, unknown_settings
 from store import (
     DEFAULT_WORKSPACE,
+    METADATA_LIMIT,
+    SANDBOX_FILE,
     Conflict,
     ContactNotFound,
     Store,
     StoreUnavailable,
     UnusableDatabase,
     WouldWait,
+    compact_json,
 )
 
 CURL_EXAMPLE = """\
 curl -X POST {url}/api/v1/actions/update-contact \\
   -H "Authorization: Bearer sandbox" \\
   -H "Content-Type: application/json" \\
-  -d '{{"phone": "+14155550123", "metadata": {{"lifetime_value": 9120.00}}}}'"""
+  -d '{{"phone": "{phone}", "metadata": {{"lifetime_value": 9120.00}}}}'"""
 
 OPEN_SANDBOX = (
     "Warning: anyone who can reach this port can read and change everything in the sandbox."
@@ -94,11 +99,18 @@ def one_line_errors(failure: type[click.ClickException] = click.ClickException):
 @click.option(
     "--temporary", is_flag=True, help="Delete the sandbox's database, and its folder, at the end."
 )
+@click.option(
+    "--contacts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Start every workspace of the sandbox with those of this file, a .csv or .jsonl.",
+)
 @click.pass_context
-def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary):
+def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, contacts):
     """Serve the API until SIGTERM or Ctrl-C."""
-    if (hosts or stop_with_stdin or temporary) and not sandbox:
-        raise click.UsageError("--allow-host, --stop-with-stdin and --temporary need --sandbox.")
+    if (hosts or stop_with_stdin or temporary or contacts) and not sandbox:
+        raise click.UsageError(
+            "--allow-host, --stop-with-stdin, --temporary and --contacts need --sandbox."
+        )
     if temporary and os.environ.get("CONTACTS_DATABASE"):
         raise click.UsageError("--temporary and CONTACTS_DATABASE exclude each other.")
     # Until the server handles it: process 1 of a container would not end, a folder would stay.
@@ -116,7 +128,11 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary):
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     stored: Store = app.extensions["store"]
     with one_line_errors():
+        if contacts:
+            app.config["SANDBOX_CONTACTS"] = read_contacts(app, contacts)
         stored.open()
+        if sandbox:
+            context.call_on_close(stored.lock().close)
         tokens = stored.list_tokens()
         stored.close()  # the server's threads open their own
     try:
@@ -137,8 +153,10 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary):
             click.echo(NO_TLS, err=True)
         click.echo(f"Serving on {url}")
         if sandbox:
-            click.echo("Sandbox: sample contacts, no real ones. Try it:\n")
-            click.echo(CURL_EXAMPLE.format(url=url))
+            start = app.config["SANDBOX_CONTACTS"]
+            whose = f"the contacts of {contacts}" if contacts else "sample contacts, no real ones"
+            click.echo(f"Sandbox: {whose}. Try it:\n")
+            click.echo(CURL_EXAMPLE.format(url=url, phone=start[0]["phone"]))
             click.echo(f"\nWatch requests arrive, and inject faults: {url}/")
         elif not tokens and not app.config["QYVO_TOKEN"]:
             click.echo(
@@ -149,10 +167,33 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary):
         stored.close()
         context.close()
         sys.stdout.flush()
-        os._exit(0)
 
     command, threads = program(), app.config["CONTACTS_THREADS"]
     server.serve(app, reservation, threads=threads, would_wait=WouldWait, ready=ready, end=end)
+
+
+def read_contacts(app: Flask, file: Path) -> list[dict[str, Any]]:
+    """Return the contacts of a file, each of which must be sound. Raises click.ClickException."""
+    schemas.default_region.set(app.config["CONTACTS_DEFAULT_REGION"])
+    contacts, lines = [], {}
+    with transfer.opened(file, "utf-8") as text:
+        rows = transfer.by_ending(file, transfer.READERS)(text, {}, False)
+        notify(rows)
+        for row in rows:
+            refusal = row.refusal
+            for field in ("phone", "id"):
+                value = row.contact.get(field)
+                if value and value in lines:
+                    refusal = refusal or f"{field}: Line {lines[value]} has it."
+                lines[value] = row.line
+            if len(compact_json(row.contact.get("metadata")).encode()) > METADATA_LIMIT:
+                refusal = refusal or f"metadata: It exceeds {METADATA_LIMIT} bytes (64 KiB)."
+            if refusal:
+                raise click.ClickException(f"{file}: line {row.line}: {printable(refusal)}")
+            contacts.append(row.contact)
+    if not contacts:
+        raise click.ClickException(f"{file}: there are no contacts in it.")
+    return contacts
 
 
 def terminate_after_stdin():
@@ -200,7 +241,7 @@ def create(name: str, workspace: str):
 def list_():
     """Show every token's name, workspace and time of creation."""
     with one_line_errors():
-        for row in existing_store().list_tokens():
+        for row in existing(store()).list_tokens():
             click.echo(f"{row['name']}\t{row['workspace']}\t{row['created_at'].isoformat()}")
 
 
@@ -210,54 +251,101 @@ def list_():
 def revoke(name: str):
     """Refuse the token from now on, in a running server too."""
     with one_line_errors():
-        if not existing_store().revoke_token(name):
+        if not existing(store()).revoke_token(name):
             raise click.ClickException(
                 f"There is no token named {name}: see `{program()} token list`."
             )
 
 
+def of_database(command: Callable) -> Callable:
+    """Call the command with a store: the deployment's or, with --sandbox, the sandbox's."""
+
+    @click.option("--sandbox", is_flag=True, is_eager=True, help="Use the sandbox's database.")
+    @wraps(command)
+    def wrapper(sandbox: bool, **options):
+        database, config = store(), current_app.config
+        if sandbox:
+            path = config["CONTACTS_DATABASE"] or default_database(sandbox)
+            database = Store(
+                path, synchronous=config["CONTACTS_SYNCHRONOUS"], application_id=SANDBOX_FILE
+            )
+        return command(database=database, **options)
+
+    return with_appcontext(wrapper)
+
+
+def default_workspace() -> str:
+    if not click.get_current_context().params["sandbox"]:
+        return DEFAULT_WORKSPACE
+    from sandbox.workspaces import BASE  # which a deployment never loads
+
+    return BASE
+
+
 of_workspace = click.option(
-    "--workspace", type=Name(), default=DEFAULT_WORKSPACE, show_default=True
+    "--workspace",
+    metavar="NAME",
+    callback=lambda context, param, value: value or default_workspace(),
+    show_default="default, or sandbox with --sandbox",
 )
 
 
+class Column(click.ParamType):
+    """COLUMN=FIELD: the title of a column, and the field that it is read as."""
+
+    name = "COLUMN=FIELD"
+
+    def convert(self, value, param, ctx):
+        title, _, field = value.rpartition("=")
+        fields = [name for name in transfer.VARIANTS if name != transfer.REASON]
+        if not title.strip() or field not in fields:
+            self.fail(f"write COLUMN=FIELD, with one of these fields: {', '.join(fields)}.")
+        return title.strip(), field
+
+
 @click.command("import")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
+)
 @of_workspace
+@click.option("--create", is_flag=True, help="Make the workspace if there is none of that name.")
+@click.option("--format", "named", type=click.Choice(["csv", "jsonl"]), help="Whatever the ending.")
+@click.option("--map", "columns", type=Column(), multiple=True, help="May be repeated.")
+@click.option("--clear-empty", is_flag=True, help="Let empty cells clear name, email and tags.")
 @click.option(
     "--encoding", type=click.Choice(list(transfer.ENCODINGS)), default="utf-8", show_default=True
 )
 @click.option("--dry-run", is_flag=True, help="Say which rows would be refused; write nothing.")
-@with_appcontext
-def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
-    """Create or update contacts from FILE, a .csv or .jsonl.
+@of_database
+def import_(database, file, workspace, create, named, columns, clear_empty, encoding, dry_run):
+    """Create or update contacts from FILE, a .csv or .jsonl, or from standard input if it is -.
 
     Exits with 0 when every row is in, 1 when some were refused, 2 when it did not come to its end.
     """
     schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
     accepted = refused = 0
-    read = transfer.by_ending(file, transfer.READERS)
+    read = transfer.by_ending(file, transfer.READERS, named)
     with (
         one_line_errors(transfer.Unfinished),
         transfer.opened(file, encoding) as text,
         ExitStack() as stack,
     ):
-        contacts = read(text)
-        if contacts.kept_as_metadata:
-            columns = ", ".join(contacts.kept_as_metadata)
-            click.echo(f"Kept in the metadata: {printable(columns)}.", err=True)
-        batches = transfer.batches(text, contacts)
+        contacts = read(text, dict(columns), clear_empty)
+        require_workspace(database, workspace, create)
+        notify(contacts)
+        batches, keep = transfer.batches(text, contacts), None
         if not dry_run:
-            batches = imported(batches, store().open_workspace(workspace))
-            keep = stack.enter_context(transfer.refused_rows(file, contacts))
-        bar = stack.enter_context(progress_bar(file.stat().st_size))
+            batches = imported(batches, database, database.open_workspace(workspace))
+            if file != transfer.STDIN:
+                keep = stack.enter_context(transfer.refused_rows(file, contacts))
+        bar = stack.enter_context(progress_bar(os.fstat(text.fileno()).st_size))
         try:
             for batch in batches:
                 for row in batch.rows:
                     if row.refusal:
                         refused += 1
                         click.echo(f"line {row.line}: {printable(row.refusal)}", err=True)
-                        if not dry_run:
+                        if keep:
                             keep(row)
                     else:
                         accepted += 1
@@ -275,11 +363,33 @@ def import_(file: Path, workspace: str, encoding: str, dry_run: bool):
         click.get_current_context().exit(1)
 
 
-def imported(batches: Iterable[transfer.Batch], workspace_id: int) -> Iterator[transfer.Batch]:
+def require_workspace(database: Store, name: str, create: bool):
+    """Refuse to make a workspace by mistake, or one that no token could open."""
+    if name == default_workspace() or (database.path.exists() and database.find_workspace(name)):
+        return
+    if not create:
+        raise transfer.Unfinished(
+            f"There is no workspace named {printable(name)}: add --create to make it."
+        )
+    Name().convert(name, None, None)
+    if default_workspace() != DEFAULT_WORKSPACE and not name.startswith(f"{default_workspace()}-"):
+        raise transfer.Unfinished(
+            f"A workspace of the sandbox is named as its token: {default_workspace()}-{name}."
+        )
+
+
+def notify(contacts: transfer.CSVFile | transfer.JSONLinesFile):
+    for notice in contacts.notices:
+        click.echo(printable(notice), err=True)
+
+
+def imported(
+    batches: Iterable[transfer.Batch], database: Store, workspace_id: int
+) -> Iterator[transfer.Batch]:
     """The batches, each once its rows are in the database or refused."""
     for batch in batches:
         sound = [row for row in batch.rows if not row.refusal]
-        errors = store().import_contacts(workspace_id, [row.contact for row in sound])
+        errors = database.import_contacts(workspace_id, [row.contact for row in sound])
         refusals = {sound[i].line: f"{error.field}: {error}" for i, error in errors.items()}
         yield batch._replace(
             rows=[
@@ -302,11 +412,11 @@ def printable(text: str) -> str:
 @click.command()
 @click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @of_workspace
-@with_appcontext
-def export(file: Path | None, workspace: str):
+@of_database
+def export(database: Store, file: Path | None, workspace: str):
     """Write every contact to FILE, a .csv or .jsonl, or as JSON Lines to standard output."""
     with one_line_errors():
-        contacts = store().export_contacts(existing_workspace(workspace))
+        contacts = database.export_contacts(existing_workspace(database, workspace))
         if file is None:
             sys.stdout.reconfigure(encoding="utf-8")
             transfer.write_json_lines(sys.stdout, contacts)
@@ -323,32 +433,36 @@ def export(file: Path | None, workspace: str):
 @click.argument("phone_or_id")
 @of_workspace
 @click.option("--yes", is_flag=True, help="Don't ask.")
-@with_appcontext
-def delete(phone_or_id: str, workspace: str, yes: bool):
+@of_database
+def delete(database: Store, phone_or_id: str, workspace: str, yes: bool):
     """Erase the contact with that phone number or id."""
     schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
     with one_line_errors():
         try:
-            workspace_id = existing_workspace(workspace)
-            contact = store().get_contact(workspace_id, **reference(phone_or_id))
+            workspace_id = existing_workspace(database, workspace)
+            contact = database.get_contact(workspace_id, **reference(phone_or_id))
             if not yes:
                 known = [contact["name"], contact["phone"], contact["email"], contact["id"]]
                 whom = printable(", ".join(filter(None, known)))
                 click.confirm(f"Delete {whom} for good?", abort=True)
-            store().delete_contact(workspace_id, contact["id"])
+            database.delete_contact(workspace_id, contact["id"])
         except ContactNotFound as error:
             raise click.ClickException(
                 f"No contact of the workspace {workspace} is {printable(phone_or_id)}."
             ) from error
         click.echo(f"Deleted {contact['id']}.")
-        with suppress(StoreUnavailable):
-            if store().empty_log():
-                return
-        click.echo(
-            "Another process is using the database: traces of the contact stay in its files until"
-            " the log is next emptied, as it is when the service is restarted.",
-            err=True,
-        )
+        remove_traces(database)
+
+
+def remove_traces(database: Store):
+    with suppress(StoreUnavailable):
+        if database.empty_log():
+            return
+    click.echo(
+        "Another process is using the database: traces of what was deleted stay in its files until"
+        " the log is next emptied, as it is when the service is restarted.",
+        err=True,
+    )
 
 
 def reference(phone_or_id: str) -> dict[str, str]:
@@ -363,11 +477,11 @@ def reference(phone_or_id: str) -> dict[str, str]:
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@with_appcontext
-def backup(file: Path):
+@of_database
+def backup(database: Store, file: Path):
     """Copy the database to FILE, whole and verified, while the service runs."""
     with one_line_errors():
-        original = existing_store()
+        original = existing(database)
         if file.exists() and not original.is_copy(file):
             raise click.ClickException(
                 f"{file} is in use, or is no backup of this service: choose another name."
@@ -377,7 +491,39 @@ def backup(file: Path):
     click.echo(f"Backed up to {file}.")
 
 
-for command in (serve, token, import_, export, delete, backup, conform.command):
+@click.group()
+def workspace():
+    """List and delete workspaces."""
+
+
+@workspace.command("list")
+@of_database
+def list_workspaces(database: Store):
+    """Show every workspace's name, contacts, tokens and last change of a contact."""
+    with one_line_errors():
+        for row in existing(database).summarize_workspaces():
+            updated = row["updated_at"].isoformat() if row["updated_at"] else "never"
+            click.echo(f"{row['name']}\t{row['contacts']}\t{row['tokens']}\t{updated}")
+
+
+@workspace.command("delete")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@of_database
+def delete_workspace(database: Store, name: str, yes: bool):
+    """Erase the workspace with its contacts and tokens, in a running server too."""
+    with one_line_errors():
+        workspace_id = existing_workspace(database, name)
+        if not yes:
+            [row] = [row for row in database.summarize_workspaces() if row["name"] == name]
+            what = f"contacts: {row['contacts']}, tokens: {row['tokens']}"
+            click.confirm(f"Delete the workspace {name} ({what}) for good?", abort=True)
+        database.delete_workspace(workspace_id)
+        click.echo(f"Deleted {name}.")
+        remove_traces(database)
+
+
+for command in (serve, token, workspace, import_, export, delete, backup, conform.command):
     main.add_command(command)
 
 
@@ -387,15 +533,15 @@ def init_app(app: Flask):
         app.cli.add_command(command)
 
 
-def existing_store() -> Store:
+def existing(database: Store) -> Store:
     """The store, unless its file is missing: only what writes contacts makes one."""
-    if not store().path.exists():
-        raise click.ClickException(f"{store().path}: there is no database.")
-    return store()
+    if not database.path.exists():
+        raise click.ClickException(f"{database.path}: there is no database.")
+    return database
 
 
-def existing_workspace(name: str) -> int:
-    workspace_id = existing_store().list_workspaces().get(name)
+def existing_workspace(database: Store, name: str) -> int:
+    workspace_id = existing(database).find_workspace(name)
     if workspace_id is None:
-        raise click.ClickException(f"There is no workspace named {name}.")
+        raise click.ClickException(f"There is no workspace named {printable(name)}.")
     return workspace_id

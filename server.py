@@ -6,6 +6,7 @@ is refused before its body is read never waits for that body.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -31,6 +32,7 @@ DRAIN_SECONDS = 0.1  # a client that is still sending could miss the response
 DRAIN_BYTES = 16 * BODY_BYTES
 STOP_SECONDS = 8  # Docker kills after 10
 CONNECTIONS = 4096
+WAITING_THREADS = 32
 OTHER_FILES = 256  # the database's, among others
 
 Response = tuple[int, list[tuple[str, str]], bytes]
@@ -104,7 +106,9 @@ class Bridge:
     """Handles granian's requests by a WSGI application.
 
     `would_wait` is what the application raises where it may not wait: an exception with the
-    attribute `seconds`, after which the request is repeated, or 0 to repeat it in a thread.
+    attribute `seconds`, after which the request is repeated, or 0 to repeat it in a thread. So many
+    `threads` are for what `works`; more would take the processor from the loop. What only waits for
+    a lock has threads of its own.
     The environment's `contacts.waiting_since` is None on the event loop, where the application
     may not wait, and otherwise the time.monotonic() since when it does.
     """
@@ -112,7 +116,8 @@ class Bridge:
     def __init__(self, application: Callable, threads: int, would_wait: type[BaseException]):
         self._application = application
         self._would_wait = would_wait
-        self.threads = ThreadPoolExecutor(threads)
+        self.workers = ThreadPoolExecutor(threads)
+        self.waiters = ThreadPoolExecutor(WAITING_THREADS)
 
     async def handle(self, scope: Scope, protocol: HTTPProtocol):
         environ = _environ(scope)
@@ -123,18 +128,18 @@ class Bridge:
 
     async def _respond(self, environ: dict[str, Any], body: Body) -> Response:
         loop = asyncio.get_running_loop()
-        environ["contacts.waiting_since"] = None
+        environ["contacts.waiting_since"] = threads = None
         waits_for_us = "HTTP_EXPECT" in environ  # to read from it is to say 100 Continue
         if not body.complete and body.may_be_here and not waits_for_us:
             await body.arrives(GRACE_SECONDS)
         while True:
             environ["wsgi.input"] = body.stream()
             try:
-                if environ["contacts.waiting_since"] is None:
+                if threads is None:
                     response = _call(self._application, environ)
                 else:
                     response = await loop.run_in_executor(
-                        self.threads, _call, self._application, environ
+                        threads, _call, self._application, environ
                     )
             except BodyNotRead:
                 if not await body.arrives(PATIENCE_SECONDS):
@@ -143,6 +148,7 @@ class Bridge:
                 if wait.seconds:
                     await asyncio.sleep(wait.seconds)
                 else:
+                    threads = self.workers if wait.works else self.waiters
                     environ["contacts.waiting_since"] = loop.time()
             else:
                 if not body.complete and not waits_for_us:
@@ -227,7 +233,10 @@ def serve(
 
     bridge = Bridge(application, threads, would_wait)
     asyncio.run(_serve(bridge, reservation, ready, leave))
-    bridge.threads.shutdown(cancel_futures=True)
+    for threads in (bridge.workers, bridge.waiters):
+        threads.shutdown(cancel_futures=True)
+    bridge.workers = bridge.waiters = threads = None
+    gc.collect()  # with each thread goes its database connection
     leave()
 
 

@@ -99,13 +99,15 @@ BUSY = "The database is busy. Nothing was written; try again."
 class WouldWait(BaseException):
     """The request can't go on without waiting. Repeat it where it may; nothing was written.
 
-    With `seconds` it is to be repeated after that time, otherwise in a thread of its own. No
-    handler of errors may take this for one, hence BaseException.
+    With `seconds` it is to be repeated after that time, otherwise in a thread: one for work that
+    may take long if `works`, else one that waits. No handler of errors may take this for one, hence
+    BaseException.
     """
 
-    def __init__(self, seconds: float = 0):
+    def __init__(self, seconds: float = 0, *, works: bool = False):
         super().__init__()
         self.seconds = seconds
+        self.works = works
 
 
 class ContactNotFound(LookupError):
@@ -187,6 +189,22 @@ class Store:
         """Return the id of every workspace by its name, oldest first."""
         with self._reading() as db:
             return dict(db.execute("SELECT name, id FROM workspace ORDER BY id").fetchall())
+
+    def find_workspace(self, name: str) -> int | None:
+        """Return the id of the workspace of that name, if there is one."""
+        with self._reading() as db:
+            return _workspace_id(db, name)
+
+    def summarize_workspaces(self) -> list[dict[str, Any]]:
+        """Return name, contacts, tokens and last change of every workspace, oldest first."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT name, (SELECT count(*) FROM contact WHERE workspace_id = workspace.id)"
+                " AS contacts, (SELECT count(*) FROM token WHERE workspace_id = workspace.id)"
+                " AS tokens, (SELECT max(updated_at) FROM contact WHERE workspace_id ="
+                " workspace.id) AS updated_at FROM workspace ORDER BY id"
+            ).fetchall()
+        return [{**r, "updated_at": r["updated_at"] and _time(r["updated_at"])} for r in rows]
 
     def delete_workspace(self, workspace_id: int):
         """Delete the workspace with its contacts and tokens."""
@@ -389,8 +407,14 @@ class Store:
 
         Return False when another process, by reading, kept the log from being emptied.
         """
+        deadline = time.monotonic() + BUSY_SECONDS
         with self._reading() as db:
-            return not db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()["busy"]
+            db.execute("PRAGMA busy_timeout = 50")  # it waits for readers with writers kept out
+            while db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()["busy"]:
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.05)
+        return True
 
     def back_up(self, target: Path):
         """Copy the database as it is at this moment into `target`, a new file, and verify it."""
@@ -416,6 +440,26 @@ class Store:
         """Make the file or bring it up to date, and see that it can be written."""
         with self._transaction():
             pass
+
+    def lock(self) -> sqlite3.Connection:
+        """Keep other processes from locking this file until the lock that is returned is closed.
+
+        A file beside it is locked: to close the database's own would drop SQLite's locks on it.
+        Raises UnusableDatabase.
+        """
+        path = self.path.resolve()
+        beside = path.with_name(f".{path.name}-lock")
+        try:
+            lock = sqlite3.connect(beside, 0, isolation_level=None, check_same_thread=False)
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise UnusableDatabase(f"{beside}: {error}.") from error
+            raise UnusableDatabase(
+                f"{self.path}: another sandbox is serving it. Stop that one, or use another file:"
+                " set CONTACTS_DATABASE or add --temporary."
+            ) from error
+        return lock
 
     def ping(self):
         """Raise what keeps the database from answering."""
@@ -575,7 +619,7 @@ def pause(seconds: float):
 def require_a_thread():
     """Raise WouldWait where the current request may not take long."""
     if wait_until.get() == 0:
-        raise WouldWait
+        raise WouldWait(works=True)
 
 
 def _busy() -> BaseException:

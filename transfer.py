@@ -4,14 +4,17 @@ import csv
 import json
 import os
 import re
+import shutil
+import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from io import TextIOWrapper
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, NamedTuple, TextIO
 
 import click
@@ -33,21 +36,39 @@ COLUMNS = ["id", "phone", "name", "email", "tags", "metadata", "source", "create
 # A further column, in a file of refused rows; an import ignores it.
 REASON = "refused_because"
 
-# The usual names of the columns, in lower case, without accents and punctuation.
+# The usual titles of the columns, those of HubSpot, Google Contacts, Outlook and WhatsApp among
+# them, in lower case without accents and punctuation. Where a file has several for one field, the
+# first that is not empty counts, in this order.
 VARIANTS = {
     "id": "id contactid",
-    "phone": "phone phonenumber phoneno tel telephone telephonenumber numerodetelephone mobile"
-    " mobilephone mobilenumber cell cellphone whatsapp whatsappnumber",
-    "name": "name fullname contactname displayname nom nomcomplet",
-    "email": "email emailaddress mail courriel adressemail",
-    "tags": "tags tag labels",
+    "phone": "whatsapp whatsappnumber whatsappphonenumber mobile mobilephone mobilenumber"
+    " mobilephonenumber cell cellphone phone phonenumber phoneno tel telephone telephonenumber"
+    " numerodetelephone primaryphone phone1value phone2value phone3value phone4value homephone"
+    " homephone2 businessphone businessphone2 companymainphone otherphone carphone",
+    "name": "name fullname contactname displayname savedname nom nomcomplet publicname pushname",
+    "first_name": "firstname givenname prenom",
+    "middle_name": "middlename additionalname",
+    "last_name": "lastname familyname surname",
+    "email": "email emailaddress mail courriel adressemail email1value email2value email3value"
+    " email2address email3address workemail",
+    "tags": "tags tag labels groupmembership categories",
     "metadata": "metadata",
     "source": "source",
     "created_at": "createdat",
     "updated_at": "updatedat",
     REASON: "refusedbecause",
 }
-FIELDS = {variant: field for field, variants in VARIANTS.items() for variant in variants.split()}
+FIELDS = {
+    variant: (field, rank)
+    for field, variants in VARIANTS.items()
+    for rank, variant in enumerate(variants.split())
+}
+NAME_PARTS = ["first_name", "middle_name", "last_name"]  # which make a name where there is no other
+
+# Between the values of a cell: of any in an export of Google, and of tags, by the column's title.
+BETWEEN_VALUES = " ::: "
+BETWEEN_TAGS = {"labels": BETWEEN_VALUES, "groupmembership": BETWEEN_VALUES, "categories": ";"}
+LABEL_OF_ALL = "* myContacts"
 
 
 class Unfinished(click.ClickException):
@@ -74,28 +95,49 @@ class Batch(NamedTuple):
 
 
 class CSVFile:
-    """The rows of a CSV file. `kept_as_metadata` are the columns that are no field of a contact."""
+    """The rows of a CSV file. `notices` say what becomes of its columns.
+
+    `mapping` names fields by the titles of columns, which count before all others of the field.
+    With `clear_empty` an empty cell clears the name, the email or the tags.
+    """
 
     ending = ".csv"
 
-    def __init__(self, lines: TextIO):
+    def __init__(self, lines: TextIO, mapping: Mapping[str, str], clear_empty: bool):
         csv.field_size_limit(MAX_CELL)
         first = lines.readline()
-        self._csv = csv.reader(chain([first], lines), delimiter=_delimiter(first), strict=True)
+        delimiter = _delimiter(first, mapping)
+        self._csv = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
         self._titles = self._next() or []
-        columns = _columns(self._titles)
-        if "phone" not in columns:
-            raise Unfinished("No column is named phone: the first line must name the columns.")
-        self._reason = columns.pop(REASON, None)
+        self._sources = _sources(self._titles, mapping)
+        if "phone" not in self._sources:
+            raise Unfinished(
+                "No column is named phone: the first line must name the columns, or --map one."
+            )
+        [(self._reason,)] = self._sources.pop(REASON, [(None,)])
+        self._names = [title.strip() or f"column {i}" for i, title in enumerate(self._titles, 1)]
+        self._between_tags = [BETWEEN_TAGS.get(_letters(title)) for title in self._titles]
+        self._cleared = {"name", "email", "tags"} if clear_empty else set()
         rules = schemas.ImportedCells().load_fields
-        self._rules = [
-            (position, name, rules[name].deserialize)
-            for name, position in columns.items()
-            if name in rules
-        ]
-        self._kept = [(i, name) for name, i in columns.items() if name not in rules]
+        self._rules = {field: rules[field].deserialize for field in self._sources}
         self._metadata_rule = schemas.Metadata().deserialize
-        self.kept_as_metadata = [name for _, name in self._kept]
+        self.notices = list(self._notices())
+
+    def _notices(self) -> Iterator[str]:
+        read = {i for sources in self._sources.values() for source in sources for i in source}
+        kept = [name for i, name in enumerate(self._names) if i not in read | {self._reason}]
+        if kept:
+            yield f"Kept in the metadata: {', '.join(kept)}."
+        for field, sources in self._sources.items():
+            if len(sources) > 1:
+                names = [" + ".join(self._names[i] for i in source) for source in sources]
+                yield (
+                    f"The {field} is the first of these that is not empty, and the metadata keeps"
+                    f" the others: {', '.join(names)}."
+                )
+        likely = [name for name in kept if re.search("name|nom", _letters(name))]
+        if likely and "name" not in self._sources:
+            yield f'No column is read as the name. Is it one of these? --map "{likely[0]}=name"'
 
     def __iter__(self) -> Iterator[Row]:
         line = self._csv.line_num + 1
@@ -122,17 +164,30 @@ class CSVFile:
             raise Unfinished(f"Line {line} is not CSV: {error}.") from error
 
     def _row(self, line: int, cells: list[str]) -> Row:
-        contact, errors = {}, {}
+        contact, errors, read = {}, {}, {self._reason}
         if any(cells[len(self._titles) :]):
             errors["row"] = ["It has more cells than the first line has names."]
         cells += [""] * (len(self._titles) - len(cells))
-        for position, name, rule in self._rules:
-            if cell := cells[position].strip():
-                try:
-                    contact[name] = rule(restored(cell))
-                except ValidationError as error:
-                    errors[name] = error.messages
-        if kept := {name: restored(cells[i]) for i, name in self._kept if cells[i]}:
+        for field, sources in self._sources.items():
+            for source in sources:
+                if text := self._text(cells, source):
+                    break
+            if not text and field not in self._cleared:
+                continue
+            if field in ("phone", "email") and BETWEEN_VALUES in text:
+                text = text.partition(BETWEEN_VALUES)[0]
+            else:
+                read.update(source)
+            try:
+                contact[field] = self._rules[field](text)
+            except ValidationError as error:
+                errors[field] = error.messages
+        kept = {
+            self._names[i]: restored(cell)
+            for i, cell in enumerate(cells[: len(self._names)])
+            if i not in read and cell.strip()
+        }
+        if kept:
             try:
                 contact["metadata"] = self._metadata_rule(kept | contact.get("metadata", {}))
             except ValidationError as error:
@@ -141,15 +196,26 @@ class CSVFile:
             errors.setdefault("phone", ["Is required."])
         return Row(line, cells, sum(map(len, cells)), contact, _refusal(errors))
 
+    def _text(self, cells: list[str], source: tuple[int, ...]) -> str:
+        """Return what the cells of the source say, tags separated by commas."""
+        text = " ".join(filter(None, [restored(cells[i].strip()) for i in source]))
+        if between := self._between_tags[source[0]]:
+            text = ",".join(tag for tag in text.split(between) if tag != LABEL_OF_ALL)
+        return text
+
 
 class JSONLinesFile:
     """The lines of a JSON Lines file."""
 
     ending = ".jsonl"
-    kept_as_metadata = ()
+    notices = ()
     _schema = schemas.ImportedContact()
 
-    def __init__(self, lines: TextIO):
+    def __init__(self, lines: TextIO, mapping: Mapping[str, str], clear_empty: bool):
+        if mapping or clear_empty:
+            raise Unfinished(
+                '--map and --clear-empty are for CSV: in JSON Lines "" clears a field.'
+            )
         self._lines = lines
 
     def __iter__(self) -> Iterator[Row]:
@@ -228,24 +294,39 @@ READERS = {".csv": CSVFile, ".jsonl": JSONLinesFile}
 WRITERS = {".csv": write_csv, ".jsonl": write_json_lines}
 
 
-def by_ending(path: Path, formats: dict[str, Any]) -> Any:
-    """Return the reader or writer for the file's ending. Raises Unfinished."""
+STDIN = Path("-")
+
+
+def by_ending(path: Path, formats: dict[str, Any], named: str | None = None) -> Any:
+    """Return the reader or writer for the named format or else the file's. Raises Unfinished."""
     try:
-        return formats[path.suffix.lower()]
+        return formats[f".{named}" if named else path.suffix.lower()]
     except KeyError:
+        if path == STDIN:
+            raise Unfinished(
+                "Say what standard input is: --format csv or --format jsonl."
+            ) from None
         raise Unfinished(f"{path}: the name must end in .csv or .jsonl.") from None
 
 
 @contextmanager
 def opened(path: Path, encoding: str) -> Iterator[TextIO]:
     """Open the file once all of it is known to be in that encoding. Raises Unfinished."""
-    with path.open("rb") as file, TextIOWrapper(file, ENCODINGS[encoding], newline="") as text:
+    with ExitStack() as stack:
+        if path == STDIN:  # which can be read only once
+            file = stack.enter_context(TemporaryFile())
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.seek(0)
+        else:
+            file = stack.enter_context(path.open("rb"))
+        text = stack.enter_context(TextIOWrapper(file, ENCODINGS[encoding], newline=""))
         try:
             while text.read(MAX_CELL):
                 pass
         except UnicodeError as error:
             raise Unfinished(
-                f"{path} is not {encoding.upper()}: name its encoding, as in --encoding cp1252."
+                f"{'Standard input' if path == STDIN else path} is not {encoding.upper()}: name its"
+                " encoding, as in `import --encoding cp1252`."
             ) from error
         text.seek(0)
         yield text
@@ -302,31 +383,42 @@ def restored(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-def _delimiter(line: str) -> str:
+def _delimiter(line: str, mapping: Mapping[str, str]) -> str:
     """Return the usual delimiter by which the line names most fields of a contact."""
 
     def count_fields(delimiter):
-        return sum(map(bool, map(_field, next(csv.reader([line], delimiter=delimiter), []))))
+        titles = next(csv.reader([line], delimiter=delimiter), [])
+        return sum(title.strip() in mapping or _letters(title) in FIELDS for title in titles)
 
     return max(",;\t", key=count_fields)
 
 
-def _columns(titles: list[str]) -> dict[str, int]:
-    """Return the position of each field; a title that names no field stands for itself."""
+def _sources(titles: list[str], mapping: Mapping[str, str]) -> dict[str, list[tuple[int, ...]]]:
+    """Return where to look for each field, in order: in a column, or in several to be joined."""
+    if unknown := mapping.keys() - {title.strip() for title in titles}:
+        raise Unfinished(f"--map: no column is named {min(unknown)}.")
+    first = {title: (field, i - len(mapping)) for i, (title, field) in enumerate(mapping.items())}
     columns = {}
     for position, title in enumerate(titles):
-        name = _field(title) or title.strip() or f"column {position + 1}"
-        if name in columns:
+        name = title.strip()
+        place = first.get(name) or FIELDS.get(_letters(title)) or ("", name or position)
+        if place in columns:
             raise Unfinished(
-                f"The columns {titles[columns[name]]} and {title} mean the same: rename one."
+                f"The columns {titles[columns[place]]} and {title} mean the same: rename one."
             )
-        columns[name] = position
-    return columns
+        columns[place] = position
+    sources = defaultdict(list)
+    for field, rank in sorted(place for place in columns if place[0]):
+        sources[field].append((columns[field, rank],))
+    parts = [sources.pop(part)[0] for part in NAME_PARTS if part in sources]
+    if parts:
+        sources["name"].append(tuple(chain(*parts)))
+    return sources
 
 
-def _field(title: str) -> str | None:
-    letters = unicodedata.normalize("NFKD", title.casefold())
-    return FIELDS.get("".join(c for c in letters if c.isalnum()))
+def _letters(title: str) -> str:
+    decomposed = unicodedata.normalize("NFKD", title.casefold())
+    return "".join(c for c in decomposed if c.isalnum())
 
 
 def _refusal(errors: dict[str, list[str]]) -> str:

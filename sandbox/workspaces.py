@@ -93,10 +93,11 @@ class Workspaces:
         name = self.name_of(secret)
         if name is None:
             return None
+        stored_id = self._store.find_workspace(name)  # None if a command has deleted it
         with self._lock:
             self._load()
             workspace = self._by_name.get(name)
-            if workspace and workspace.id:
+            if workspace and stored_id and workspace.id == stored_id:
                 self._by_name.move_to_end(name)
                 return Token(0, name, workspace.id)
         return Token(0, name, self._open(name))

@@ -16,7 +16,7 @@ import pytest
 from conftest import PHONE, ROOT, SECONDS, environment, post, virtual_environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-COMMANDS = {"serve", "token", "import", "export", "delete", "backup"}
+COMMANDS = {"serve", "token", "workspace", "import", "export", "delete", "backup", "conform"}
 
 
 def pythons():

@@ -212,6 +212,16 @@ def test_sigterm_and_ctrl_c_stop_it_with_exit_status_0(tmp_path, number):
         assert [file.name for file in tmp_path.glob("served.db*")] == ["served.db"]
 
 
+def test_after_a_stop_no_log_is_left_beside_the_database_whichever_threads_had_it_open(server):
+    search = "/v1/actions/search-contacts"
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda n: post(server.url, {"query": "rom"}, path=search), range(40))
+        assert {response.status_code for response in found} == {200}
+    assert post(server.url, {"phone": PHONE, "name": "Last"}).status_code == 200
+    assert server.stop() == 0
+    assert [file.name for file in server.database.parent.glob("served.db*")] == ["served.db"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_request_in_progress_is_answered_before_it_stops(server, number):
     with ThreadPoolExecutor(1) as threads:
