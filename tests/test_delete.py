@@ -1,6 +1,7 @@
 """Erasing a contact, so that no byte of it stays."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 
 import pytest
@@ -9,6 +10,7 @@ from conftest import (
     ROMAIN,
     contacts_in,
     environment,
+    execute,
     flask,
     post,
     write_lock,
@@ -188,6 +190,28 @@ def test_an_erasure_whose_traces_stay_says_so_and_the_next_one_removes_them(
     result = run(args=["delete", PHONE, "--yes"])
     assert (result.exit_code, result.stderr) == (0, "")
     assert not [trace for trace in TRACES if trace in bytes_of(path)]
+
+
+def test_others_write_while_an_erasure_waits_for_a_reader(make_app, monkeypatch):
+    """Such as Litestream, which reads for as long as it runs."""
+    monkeypatch.setattr("store.BUSY_SECONDS", 1)
+    app = make_app([ROMAIN, HIDDEN])
+    path = app.extensions["store"].path
+    app.extensions["store"].close()
+
+    def writes_while_it_waits(erased):
+        count = 0
+        while not erased.done():
+            execute(path, "UPDATE contact SET name = 'Later' WHERE phone = ?", PHONE)
+            count += len(contacts_in(path)) == 1
+        return count
+
+    with reader(path), ThreadPoolExecutor() as threads:
+        erased = threads.submit(
+            app.test_cli_runner().invoke, args=["delete", HIDDEN["phone"], "--yes"]
+        )
+        assert writes_while_it_waits(erased) > 5
+    assert "stay in its files until" in erased.result().stderr
 
 
 def test_a_database_that_another_process_writes_to_is_erased_from_or_left_alone(
