@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -37,16 +36,14 @@ REQUESTS = [
 
 def main(file: str):
     """Start a sandbox, send it a few requests, and write what its page then looks like."""
-    with tempfile.TemporaryDirectory() as folder:
-        sandbox = subprocess.Popen(
-            [sys.executable, "-m", "flask", "serve", "--sandbox", "--port", "0"],
-            cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if not k.startswith(("CONTACTS_", "QYVO_"))}
-            | {"CONTACTS_DATABASE": f"{folder}/sandbox.db"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+    with subprocess.Popen(
+        [sys.executable, "-m", "flask", "serve", "--sandbox", "--port", "0", "--temporary"],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("CONTACTS_", "QYVO_"))},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as sandbox:
         try:
             url = sandbox.stdout.readline().split()[-1]
             for request in REQUESTS:
@@ -54,7 +51,6 @@ def main(file: str):
             photograph(f"{url}/?request={entry_to_open(url)}", file)
         finally:
             sandbox.terminate()
-            sandbox.communicate()
 
 
 def send(url: str, method: str, path: str, body: dict | None = None) -> bytes:

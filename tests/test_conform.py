@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 from conftest import PHONE, ROOT, SECONDS, TOKEN, environment, post, serving
+from pages import examples
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.test import run_wsgi_app
 from werkzeug.wrappers import Request, Response
@@ -830,10 +830,9 @@ def test_nothing_is_sent_where_the_token_would_not_be_safe_or_the_contact_not_cl
 # docs/conformance.md
 
 
-def documented():
-    """Every command and output of the page, in order, and where they are."""
-    text = (ROOT / "docs" / "conformance.md").read_text()
-    return re.findall(r"^```\w+\n(.*?)^```$", text, re.M | re.S)
+def documented(heading):
+    """Every command and output below that heading, in order."""
+    return [example.text for example in examples(heading)]
 
 
 def shell(command, home, stdin=""):
@@ -853,7 +852,7 @@ def shell(command, home, stdin=""):
 
 
 def test_the_documented_run_against_the_vendor_asks_first(app, tmp_path):
-    command, printed, *_ = documented()
+    command, printed, *_ = documented("docs/conformance.md#run-it")
 
     @after("me")
     def at_the_vendor(call, response):
@@ -868,7 +867,8 @@ def test_the_documented_run_against_the_vendor_asks_first(app, tmp_path):
 
 
 def test_the_documented_run_against_a_sandbox(tmp_path):
-    _, _, command, printed, *reading, _ = documented()
+    _, _, command, printed = documented("docs/conformance.md#run-it")
+    *reading, _ = documented("docs/conformance.md#read-it")
     with serving(tmp_path / "served", "--sandbox") as sandbox:
         output = shell(command.replace("http://127.0.0.1:8000", sandbox.url), tmp_path)
     assert output.replace(sandbox.url.removeprefix("http://"), "127.0.0.1:8000") == printed
@@ -878,7 +878,7 @@ def test_the_documented_run_against_a_sandbox(tmp_path):
 
 
 def test_the_documented_difference(app, tmp_path):
-    *_, printed = documented()
+    *_, printed = documented("docs/conformance.md#read-it")
     with service(app, updates(tags_are_appended)) as server:
         done = conform(server.url, tmp_path, token="sandbox-appends")
     assert done.output.startswith(printed), done.output

@@ -1,7 +1,8 @@
 """Every command and example of the documentation works as it is printed, and pages hang together.
 
-Examples of the sandbox are run in test_sandbox_docs.py, those of systemd and proxies in
-test_running.py, the measurements in test_bench.py.
+Examples of the sandbox are run in test_sandbox_docs.py, those of installing and testing in
+test_install_docs.py, of conformance in test_conform.py, of systemd and proxies in test_running.py,
+and the measurements in test_bench.py.
 """
 
 import json
@@ -158,7 +159,7 @@ def test_make_run_and_the_documented_call_where_a_live_token_is_set(tmp_path):
     with started(command, clone(tmp_path), QYVO_TOKEN="a-live-token") as (url, stop):
         run_in_order(call, url, tmp_path)
         live = f"curl -s {url}/api/v1/me -H 'Authorization: Bearer a-live-token'"
-        assert json.loads(shell(live, tmp_path))["tenant"]["name"] == "default"
+        assert json.loads(shell(live, tmp_path))["tenant"]["name"] == "sandbox"
         assert "a-live-token" not in stop()
 
 
@@ -218,9 +219,10 @@ def test_import_export_erasure_and_restoring_a_backup(tmp_path):
     def run(command):
         return shell(command, project, env=environment(""))
 
-    file, import_, said, export = examples("docs/operating.md#import-and-export")
+    file, import_, said, others, export = examples("docs/import.md#import-and-export")
     (project / "contacts.csv").write_text(file.text)
     assert run(import_.text.strip() + " 2>&1 || test $? = 1") == said.text
+    assert "Imported: 1. Refused: 0." in run(others.text + " 2>&1")
     assert run(export.text) == "1\n"
 
     backup, restore = examples("docs/operating.md#back-up-and-restore")
@@ -229,14 +231,6 @@ def test_import_export_erasure_and_restoring_a_backup(tmp_path):
     assert "Deleted" in run(delete.text)
     assert run(".venv/bin/flask export") == ""
     assert run(restore.text).strip() == "1"
-
-
-def test_the_configuration_of_litestream_names_the_database_of_the_unit():
-    [configuration] = examples("docs/operating.md#replicate-continuously")
-    unit = (ROOT / "deploy" / "qyvo-standin.service").read_text()
-    [database] = re.findall(r"path: (.*)", configuration.text)
-    assert Path(database).name == "contacts.db"
-    assert Path(database).parent.name in re.findall(r"^StateDirectory=(.*)$", unit, re.MULTILINE)
 
 
 # What contributors do

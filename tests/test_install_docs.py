@@ -1,4 +1,4 @@
-"""What docs/install.md says works as it is printed."""
+"""What docs/install.md, docs/testing.md and the README's test say works as it is printed."""
 
 import re
 import signal
@@ -7,26 +7,18 @@ import sys
 import time
 from pathlib import Path
 
+import pages
 import pytest
-from conftest import ROOT, SECONDS, environment, virtual_environment
+from conftest import ROOT, SECONDS, environment, post, virtual_environment
 from test_clients import node
 from test_container import compose, needs_image, podman, running
 
-TEXT = (ROOT / "docs" / "install.md").read_text()
-WHEEL = "dist/qyvo_standin-0.2.0-py3-none-any.whl"
+WHEEL = "qyvo_standin-0.2.0-py3-none-any.whl"
 
 
-def examples(section):
-    """The fenced blocks below that heading and above the next one."""
-    [text] = re.findall(rf"^#+ {section}\n(.*?)(?=^#+ |\Z)", TEXT, re.M | re.S)
-    return re.findall(r"^```\w+\n(.*?)^```$", text, re.M | re.S)
-
-
-def test_every_section_with_examples_is_run_by_a_test():
-    source = Path(__file__).read_text()
-    prose = re.sub(r"^```.*?^```$", "", TEXT, flags=re.M | re.S)
-    for heading in re.findall(r"^#+ (.+)$", prose, re.M):
-        assert not examples(heading) or f'examples("{heading}")' in source, heading
+def examples(place):
+    """The texts of the examples below a heading."""
+    return [example.text for example in pages.examples(place)]
 
 
 @pytest.fixture
@@ -51,26 +43,39 @@ def left_in(env):
 
 def test_from_a_checkout_to_a_passing_test_of_three_lines(tmp_path, env):
     pytest.importorskip("hatchling")
-    build, install, serve = examples("The package")
+    install, test, run = examples("README.md#a-test")
+    assert len(test.splitlines()) == 3
+    pages.clone(tmp_path)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "test_contacts.py").write_text(test)
+    path = {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}  # where python3 is this one
+    shell(install, project, env | path)
+    assert "1 passed" in shell(run, project, env)
+    assert not left_in(env)
+
+
+def test_the_package_is_built_and_works_from_any_folder(bin_folder, tmp_path, env):
+    pytest.importorskip("hatchling")
+    build, install, serve = examples("docs/install.md#the-package")
     offline = build.replace("pip wheel", "pip wheel --no-build-isolation")
     shell(f"{sys.executable} -m {offline.strip()} {ROOT}".replace(" . ", " "), tmp_path, env)
-    assert (tmp_path / WHEEL).exists()
-    assert WHEEL in install
-    project = tmp_path / "project"
-    subprocess.run([sys.executable, "-m", "venv", project / ".venv"], check=True)
-    (project / "dist").symlink_to(tmp_path / "dist")
-    env["PATH"] = f"{project / '.venv/bin'}:{env['PATH']}"
-    assert shell(install, project, env).endswith("qyvo-standin, version 0.2.0\n")
-    shell("pip install pytest", project, env)
-    test, _ = examples("pytest")
-    assert len(test.splitlines()) == 3
-    (project / "test_contacts.py").write_text(test)
-    assert "1 passed" in shell("pytest", project, env)
-    assert not left_in(env)
+    env["PATH"] = f"{pip_of(bin_folder, tmp_path)}:{bin_folder}:{env['PATH']}"
+    assert shell(install, tmp_path, env).endswith(f"version {WHEEL.split('-')[1]}\n")
     command = ["bash", "-c", f"exec {serve.strip()} --port 0"]
-    with subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline().startswith(b"Serving on http://127.0.0.1:")
         process.terminate()
+
+
+def pip_of(bin_folder, folder):
+    """A folder with the `pip` that this environment was made without."""
+    programs = folder / "pip"
+    programs.mkdir()
+    pip = f'exec "{sys.executable}" -m pip --python "{bin_folder}/python" "$@"'
+    (programs / "pip").write_text(f"#!/bin/sh\n{pip}\n")
+    (programs / "pip").chmod(0o755)
+    return programs
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +86,42 @@ def bin_folder(wheel, tmp_path_factory):
 
 
 def test_the_examples_for_pytest(bin_folder, tmp_path, env):
-    for number, example in enumerate(examples("pytest")):
-        (tmp_path / f"test_{number}.py").write_text(example)
+    [tests] = examples("docs/testing.md#pytest")
+    (tmp_path / "test_contacts.py").write_text(tests)
     command = [bin_folder / "pytest", "-W", "error", tmp_path]
     ran = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
-    assert "4 passed" in ran.stdout, ran.stdout
+    assert "3 passed" in ran.stdout, ran.stdout
+    assert not left_in(env)
+
+
+def test_the_example_for_ci(bin_folder, wheel, tmp_path, env):
+    [commands] = examples("docs/testing.md#ci")
+    assert wheel.name == WHEEL
+    (tmp_path / "vendor").mkdir()
+    (tmp_path / "vendor" / WHEEL).symlink_to(wheel)
+    (tmp_path / "test_contacts.py").write_text(examples("README.md#a-test")[1])
+    env["PATH"] = f"{pip_of(bin_folder, tmp_path)}:{bin_folder}:{env['PATH']}"
+    assert "1 passed" in shell(commands, tmp_path, env)
+
+
+def test_the_command_for_other_languages(bin_folder, tmp_path, env):
+    [command] = examples("docs/testing.md#other-languages")
+    env["PATH"] = f"{bin_folder}:{env['PATH']}"
+    with subprocess.Popen(
+        command.split(), cwd=tmp_path, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        url = process.stdout.readline().decode().split()[-1]
+        assert post(url, {"phone": "+14155550123"}, "sandbox-other").status_code == 200
+        assert left_in(env)
+        process.stdin.close()
+        assert process.wait(SECONDS) == 0
     assert not left_in(env)
 
 
 @pytest.fixture
 def node_project(tmp_path, bin_folder, env):
     """A project with the examples for Node; the second test file is a copy of the first."""
-    wrapper, tests, command = examples("Node's test runner")
+    wrapper, tests, command = examples("docs/testing.md#nodes-test-runner")
     (tmp_path / "with-sandbox.mjs").write_text(wrapper)
     seen = tests + "\nimport { appendFile } from 'node:fs/promises';\n"
     seen += "await appendFile('seen', process.env.QYVO_BASE_URL + '\\n');\n"
@@ -155,7 +184,7 @@ def wait_until_nothing_is_left(env):
 @needs_image
 def test_the_commands_for_the_container(tmp_path):
     """Run by podman, without a network, and without what its version in Debian can't do here."""
-    _, sandbox, deployment = examples("The container image")
+    _, sandbox, deployment = examples("docs/install.md#the-container-image")
     assert sandbox.split()[-1] == "qyvo-standin"
     run, create, backup = deployment.replace("\\\n", "").splitlines()
     options, serve = run.split(" qyvo-standin ")
@@ -172,7 +201,7 @@ def test_the_commands_for_the_container(tmp_path):
 
 @needs_image
 def test_the_examples_of_compose(tmp_path):
-    commands, beside = examples("Compose")
+    commands, beside = examples("docs/install.md#compose")
     for command in commands.splitlines():
         service = command.split()[-1]
         shown = compose("--profile", service, "config", "--services")
@@ -184,7 +213,7 @@ def test_the_examples_of_compose(tmp_path):
 
 def test_the_workflow_starts_the_service_as_the_image_expects(tmp_path):
     yaml = pytest.importorskip("yaml")
-    [workflow] = examples("GitHub Actions")
+    [workflow] = examples("docs/testing.md#github-actions")
     job = yaml.safe_load(workflow)["jobs"]["test"]
     service = job["services"]["qyvo"]
     assert service["image"].endswith("/qyvo-standin")
