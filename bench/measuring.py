@@ -1,4 +1,4 @@
-"""How things are measured: in turn, as medians, and with all their processes."""
+"""How things are measured: interleaved, as medians, and with all their processes."""
 
 import itertools
 import json

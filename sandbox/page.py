@@ -124,7 +124,7 @@ def make_blueprint(workspaces: "Workspaces", store: Store) -> Blueprint:
 
 
 def find_contacts(store: Store, workspace_id: int, text: str) -> list[dict[str, Any]]:
-    """Return what search-contacts finds, and whoever has that tag or that id."""
+    """Return what search-contacts finds, and the contacts with that tag or that id."""
     found = store.search_contacts(workspace_id, query=text)
     if not text:
         return found

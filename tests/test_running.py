@@ -225,8 +225,8 @@ def call_through_proxy(request, tmp_path, proxied, certificate):
 
 
 def wait_for(port, process, output):
-    give_up = time.monotonic() + SECONDS
-    while time.monotonic() < give_up and process.poll() is None:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port)).close()
             return
