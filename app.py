@@ -248,13 +248,17 @@ class RateLimit:
 
 
 class Service(Flask):
-    """Flask, without reading the host of a request: no route depends on it. Saves 12 µs of 200."""
+    """Flask, without reading the host of a request, which no route depends on and takes long."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         if request is None:
             return None
         root, path = f"{request.root_path}/", request.path
         return MapAdapter(self.url_map, "", root, "", request.scheme, path, request.method)
+
+    def log_exception(self, exc_info: Any):
+        """Log without the path as it was sent, which may hold a secret."""
+        error_log.error("%s %s failed", request.method, loggable_path(), exc_info=exc_info)
 
 
 class ContactJSON(DefaultJSONProvider):
@@ -326,8 +330,9 @@ def begin():
     """Say until when the store may wait for this request: not at all on the server's loop."""
     environ = request.environ
     g.began = environ.setdefault("contacts.began", time.monotonic())
-    since = environ.get("contacts.waiting_since", g.began)
-    wait_until.set(0 if since is None else since + BUSY_SECONDS)
+    if "contacts.waiting_since" in environ:  # other servers leave it to the store
+        since = environ["contacts.waiting_since"]
+        wait_until.set(0 if since is None else since + BUSY_SECONDS)
 
 
 def end(error: BaseException | None):
@@ -459,6 +464,7 @@ ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
     UnusableDatabase: lambda error: unavailable(
         "The database can't be used. Nothing was written; try again later.", error
     ),
+    http.InternalServerError: lambda _: refusal(500, "Server error"),
     http.HTTPException: lambda error: refusal(error.code, error.description),
     Exception: server_error,
 }

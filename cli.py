@@ -151,22 +151,22 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
             click.echo(OPEN_SANDBOX, err=True)
         elif beyond_loopback and not app.config["CONTACTS_TRUSTED_PROXY"]:
             click.echo(NO_TLS, err=True)
-        click.echo(f"Serving on {url}")
+        lines = [f"Serving on {url}"]
         if sandbox:
             start = app.config["SANDBOX_CONTACTS"]
             whose = f"the contacts of {contacts}" if contacts else "sample contacts, no real ones"
-            click.echo(f"Sandbox: {whose}. Try it:\n")
-            click.echo(CURL_EXAMPLE.format(url=url, phone=start[0]["phone"]))
-            click.echo(f"\nWatch requests arrive, and inject faults: {url}/")
+            lines += [f"Sandbox: {whose}. Try it:", ""]
+            lines += [CURL_EXAMPLE.format(url=url, phone=start[0]["phone"]), ""]
+            lines += [f"Watch requests arrive, and inject faults: {url}/"]
         elif not tokens and not app.config["QYVO_TOKEN"]:
-            click.echo(
-                f"No token yet, so every request gets a 401. Make one: {command} token create NAME"
-            )
+            hint = f"Make one: {command} token create NAME"
+            lines += [f"No token yet, so every request gets a 401. {hint}"]
+        with suppress(OSError):  # the reader may have had enough after the first line
+            click.echo("\n".join(lines))
 
     def end():
         stored.close()
         context.close()
-        sys.stdout.flush()
 
     command, threads = program(), app.config["CONTACTS_THREADS"]
     server.serve(app, reservation, threads=threads, would_wait=WouldWait, ready=ready, end=end)

@@ -7,11 +7,14 @@ is refused before its body is read never waits for that body.
 
 import asyncio
 import gc
+import logging
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,12 +31,14 @@ BODY_BYTES = 1024 * 1024
 PATIENCE_SECONDS = 30  # for a header, and for the next byte of a body
 GRACE_SECONDS = 0.01  # within which a body arrives that was sent with its header
 GRACE_BYTES = 64 * 1024
-DRAIN_SECONDS = 0.1  # a client that is still sending could miss the response
+DRAIN_SECONDS, DRAIN_LIMIT_SECONDS = 0.1, 2
 DRAIN_BYTES = 16 * BODY_BYTES
 STOP_SECONDS = 8  # Docker kills after 10
 CONNECTIONS = 4096
 WAITING_THREADS = 32
 OTHER_FILES = 256  # the database's, among others
+
+log = logging.getLogger("contacts.server")
 
 Response = tuple[int, list[tuple[str, str]], bytes]
 
@@ -52,6 +57,7 @@ class Body:
         self.may_be_here = self._length <= GRACE_BYTES
         self._protocol = protocol
         self._data = bytearray()
+        self._drained = False
         self._missing: BaseException = BodyNotRead()
         self._received = 0
         self._reading: asyncio.Task | None = None
@@ -63,15 +69,15 @@ class Body:
     def read(self, size: int = -1) -> bytes:
         raise self._missing
 
-    async def arrives(self, patience: float) -> bool:
-        """Wait until all of it is here, but only `patience` seconds for the next byte."""
+    async def arrives(self, patience: float, limit: float = math.inf) -> bool:
+        """Wait until all is here, at most `patience` seconds for a byte and `limit` in all."""
         loop = asyncio.get_running_loop()
         if self._protocol is None:
             return False
         if self._reading is None:
             self._reading = loop.create_task(self._read())
-        received = -1
-        while not self._reading.done() and received < self._received:
+        received, end = -1, loop.time() + limit
+        while not self._reading.done() and received < self._received and loop.time() < end:
             received = self._received
             self._waiting = loop.create_future()
             deadline = loop.call_later(patience, self._wake)
@@ -87,12 +93,18 @@ class Body:
         with suppress(ProtocolClosed, ProtocolError):
             async for chunk in self._protocol:
                 self._received += len(chunk)
-                if len(self._data) <= BODY_BYTES:
+                if not self._drained and len(self._data) <= BODY_BYTES:
                     self._data += chunk
                 if self._received >= min(self._length, DRAIN_BYTES):
                     break
             self.complete = True
         self._wake()
+
+    async def drain(self):
+        """Read and drop a while: a client that is still sending could miss the response."""
+        self._drained = True
+        self._data.clear()
+        await self.arrives(DRAIN_SECONDS, DRAIN_LIMIT_SECONDS)
 
     def leave(self):
         """Read no more. granian closes the connection of a body that nobody holds any longer."""
@@ -106,9 +118,9 @@ class Bridge:
     """Handles granian's requests by a WSGI application.
 
     `would_wait` is what the application raises where it may not wait: an exception with the
-    attribute `seconds`, after which the request is repeated, or 0 to repeat it in a thread. So many
-    `threads` are for what `works`; more would take the processor from the loop. What only waits for
-    a lock has threads of its own.
+    attribute `seconds`, after which the request is repeated, or 0 to repeat it in a thread. If its
+    attribute `works` is true, that is one of so many `threads`: more would take the processor from
+    the loop. Requests that only wait for a lock have threads of their own.
     The environment's `contacts.waiting_since` is None on the event loop, where the application
     may not wait, and otherwise the time.monotonic() since when it does.
     """
@@ -131,7 +143,7 @@ class Bridge:
         environ["contacts.waiting_since"] = threads = None
         waits_for_us = "HTTP_EXPECT" in environ  # to read from it is to say 100 Continue
         if not body.complete and body.may_be_here and not waits_for_us:
-            await body.arrives(GRACE_SECONDS)
+            await body.arrives(GRACE_SECONDS, DRAIN_SECONDS)
         while True:
             environ["wsgi.input"] = body.stream()
             try:
@@ -142,17 +154,19 @@ class Bridge:
                         threads, _call, self._application, environ
                     )
             except BodyNotRead:
+                threads = environ["contacts.waiting_since"] = None
                 if not await body.arrives(PATIENCE_SECONDS):
                     body.leave()
             except self._would_wait as wait:
                 if wait.seconds:
+                    threads = environ["contacts.waiting_since"] = None
                     await asyncio.sleep(wait.seconds)
                 else:
                     threads = self.workers if wait.works else self.waiters
                     environ["contacts.waiting_since"] = loop.time()
             else:
                 if not body.complete and not waits_for_us:
-                    await body.arrives(DRAIN_SECONDS)
+                    await body.drain()
                 return response
 
 
@@ -225,14 +239,24 @@ def serve(
     signal, in whatever thread. For the others see Bridge.
     """
 
+    stopping = threading.Event()
+
     def leave():
         try:
             end()
-        finally:  # Python would abort where a thread of granian holds one of its objects
-            os._exit(0)
+        except Exception:
+            log.exception("the clean-up failed")
+        # Python's own end would abort where a thread of granian holds one of its objects.
+        os._exit(0 if stopping.is_set() else 1)
 
+    def leave_in_time():
+        stopping.wait()
+        time.sleep(STOP_SECONDS)
+        leave()
+
+    threading.Thread(target=leave_in_time, daemon=True).start()
     bridge = Bridge(application, threads, would_wait)
-    asyncio.run(_serve(bridge, reservation, ready, leave))
+    asyncio.run(_serve(bridge, reservation, ready, stopping))
     for threads in (bridge.workers, bridge.waiters):
         threads.shutdown(cancel_futures=True)
     bridge.workers = bridge.waiters = threads = None
@@ -240,7 +264,9 @@ def serve(
     leave()
 
 
-async def _serve(bridge: Bridge, reservation: socket.socket, ready: Callable, leave: Callable):
+async def _serve(
+    bridge: Bridge, reservation: socket.socket, ready: Callable, stopping: threading.Event
+):
     loop = asyncio.get_running_loop()
     address, port = reservation.getsockname()[:2]
     server = Server(
@@ -263,9 +289,7 @@ async def _serve(bridge: Bridge, reservation: socket.socket, ready: Callable, le
 
     def stop(number, frame):
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
-        deadline = threading.Timer(STOP_SECONDS, leave)
-        deadline.daemon = True
-        deadline.start()
+        stopping.set()
         loop.call_soon_threadsafe(server.stop)
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -273,7 +297,9 @@ async def _serve(bridge: Bridge, reservation: socket.socket, ready: Callable, le
             loop.add_signal_handler(number, server.stop)  # wakes it, whatever thread is signalled
         signal.signal(number, stop)  # runs even where a write to a full log blocks the loop
     serving = loop.create_task(server.serve())
-    while not serving.done() and not await _accepts_connections(address, port):
+    while not serving.done() and (
+        reservation.fileno() != -1 or not await _accepts_connections(address, port)
+    ):
         await asyncio.sleep(0.005)
     if not serving.done():
         ready()

@@ -610,8 +610,8 @@ class Store:
 
 
 def pause(seconds: float):
-    """Sleep, or raise WouldWait where the current request may not."""
-    if wait_until.get() == 0:
+    """Sleep or, where a server repeats requests, raise WouldWait: no thread sleeps for one."""
+    if wait_until.get() is not None:
         raise WouldWait(seconds)
     time.sleep(seconds)
 

@@ -113,7 +113,8 @@ def inject(workspaces: "Workspaces"):
         environ["contacts.fault"] = fault = faults.trigger(request.path)
         if fault:
             g.fault = fault
-            pause(fault.get("delay_ms", 0) / 1000)
+            if delay := fault.get("delay_ms"):
+                pause(delay / 1000)
     if fault := environ["contacts.fault"]:
         g.fault = fault
         if "status" in fault:

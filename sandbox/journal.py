@@ -81,7 +81,7 @@ def add_response(workspaces: "Workspaces", response: Response) -> Response:
         return response
     body = b""
     if "fault" in g or response.status_code not in BODY_LEFT_UNREAD:
-        with suppress(HTTPException):
+        with suppress(HTTPException, OSError):  # the latter if it was cut off
             body = request.get_data()
     workspace_of(workspaces).journal.add(
         time=datetime.now(UTC).replace(microsecond=0),

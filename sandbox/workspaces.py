@@ -118,10 +118,11 @@ class Workspaces:
                 self._by_name.setdefault(name, Workspace()).id = workspace_id
                 self._by_name.move_to_end(name)
                 count = len(self._by_name) - MAX_WORKSPACES
-                excess = [n for n in self._by_name if n != BASE][: max(0, count)]
-                dropped = [self._by_name.pop(n).id for n in excess]
-            for each in dropped:
-                self._store.delete_workspace(each)
+                unused = [n for n in self._by_name if n != BASE][: max(0, count)]
+            for each in unused:
+                self._store.delete_workspace(self._by_name[each].id)
+                with self._lock:
+                    del self._by_name[each]
         self.changed()
         return workspace_id
 

@@ -7,6 +7,8 @@ import sys
 import pytest
 from pages import ROOT, examples
 
+pytest.importorskip("requests", reason="make bench measures as it does")
+
 import bench.__main__ as figures
 from bench import contacts, measuring, profile, servers
 

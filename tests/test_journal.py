@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PHONE, SECONDS, UPDATE, assert_refused
+from conftest import PHONE, SECONDS, UPDATE, answer_of, assert_refused, connection, post
 from developer import Developer, wait_until
 
 LONG_POLLS = 40
@@ -275,3 +275,20 @@ def test_who_waits_in_a_journal_that_is_emptied_waits_on(sandbox):
         assert not waiting.done()
         me.me()
         assert len(waiting.result(SECONDS)) == 2
+
+
+def test_the_first_requests_of_new_tokens_may_wait_without_keeping_a_search_waiting(sandbox):
+    def wait(n):
+        path = "/sandbox/requests?min=1&timeout=3"
+        with connection(sandbox.url) as http:
+            http.request("GET", path, headers={"Authorization": f"Bearer sandbox-patient-{n}"})
+            return answer_of(http.getresponse()).json
+
+    with ThreadPoolExecutor(8) as threads:
+        waits = [threads.submit(wait, n) for n in range(8)]
+        time.sleep(0.5)  # for them to arrive
+        search = "/v1/actions/search-contacts"
+        found = post(sandbox.url, {"tag": "lead"}, "sandbox-searching", path=search)
+        assert [contact["name"] for contact in found.json] == ["Grace Okafor"]
+        assert not any(each.done() for each in waits)
+    assert [each.result() for each in waits] == [[]] * 8

@@ -265,3 +265,27 @@ def test_a_refused_request_whose_body_stalls_is_closed_at_once(server):
         with raw(server.url, head("wrong", f"Content-Length: {length}") + b" " * 20) as sock:
             assert read_answer(sock)[0] == 401
             assert sock.recv(1) == b""
+
+
+def test_who_is_refused_and_goes_on_sending_slowly_gets_the_response_in_seconds(server):
+    with raw(server.url, head("wrong", "Content-Length: 900000")) as sock:
+        began = time.monotonic()
+        sock.setblocking(False)
+        received = b""
+        while not received and time.monotonic() - began < SECONDS:
+            with suppress(OSError):
+                sock.send(b" ")
+            with suppress(BlockingIOError):
+                received = sock.recv(65536)
+            time.sleep(0.05)
+        assert received.startswith(b"HTTP/1.1 401 ")
+        assert time.monotonic() - began < 5  # 2, where the machine has nothing else to do
+
+
+def test_a_body_that_is_cut_off_is_no_500_at_a_path_that_does_not_exist_either(tmp_path):
+    with (
+        serving(tmp_path, "--sandbox", python=("-c", PATIENT_FOR_2_S)) as server,
+        raw(server.url, head("sandbox", "Content-Length: 50", path="/v1/nothing")) as stalled,
+    ):
+        assert read_answer(stalled)[0] == 404
+        assert "Traceback" not in server.log()
