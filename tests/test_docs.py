@@ -194,7 +194,7 @@ def test_a_deployment_in_five_lines(tmp_path):
     assert len(commands.text.splitlines()) == 5
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    script = commands.text.replace("8001", str(port)) + "kill %1; wait\n"
+    script = commands.text.replace("8001", str(port)) + "kill $!; wait\n"
     project = clone(tmp_path)
     output = shell(script, project, env=users_environment())
     assert json.loads(output.splitlines()[-1])["name"] == "my-integration"
