@@ -183,7 +183,9 @@ class Reset(schemas.Body):
             for position, contact in enumerate(data.get("contacts", ())):
                 value = contact.get(field)
                 if value in seen:
-                    raise ValidationError({"contacts": {position: {field: ["An entry has it."]}}})
+                    raise ValidationError(
+                        {"contacts": {position: {field: ["An earlier entry has it."]}}}
+                    )
                 seen.add(value or object())
 
 
