@@ -238,7 +238,6 @@ def serve(
     `ready` is called once requests can come, and `end` after the last, or STOP_SECONDS after the
     signal, in whatever thread. For the others see Bridge.
     """
-
     stopping = threading.Event()
 
     def leave():
@@ -257,9 +256,9 @@ def serve(
     threading.Thread(target=leave_in_time, daemon=True).start()
     bridge = Bridge(application, threads, would_wait)
     asyncio.run(_serve(bridge, reservation, ready, stopping))
-    for threads in (bridge.workers, bridge.waiters):
-        threads.shutdown(cancel_futures=True)
-    bridge.workers = bridge.waiters = threads = None
+    bridge.workers.shutdown(cancel_futures=True)
+    bridge.waiters.shutdown(cancel_futures=True)
+    bridge.workers = bridge.waiters = None
     gc.collect()  # with each thread goes its database connection
     leave()
 

@@ -173,9 +173,7 @@ class Store:
 
     def open_workspace(self, name: str, contacts: Iterable[dict[str, Any]] = ()) -> int:
         """Return the id of the workspace of that name, made with `contacts` if there was none."""
-        with self._reading() as db:  # which waits for no lock
-            workspace_id = _workspace_id(db, name)
-        if workspace_id:
+        if workspace_id := self.find_workspace(name):  # which waits for no lock
             return workspace_id
         rows = [_new_row(contact) for contact in contacts]
         with self._transaction() as db:

@@ -73,6 +73,18 @@ def runner(app):
 
 
 @pytest.fixture
+def run(runner):
+    """Runs a command in the application's process, and expects its exit status."""
+
+    def run(*args, status=0, **options):
+        result = runner.invoke(args=[str(arg) for arg in args], **options)
+        assert result.exit_code == status, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
 def call(client):
     return caller(client)
 
@@ -90,6 +102,22 @@ def caller(client, token=TOKEN):
         )
 
     return call
+
+
+@pytest.fixture
+def me(app):
+    """A developer at a sandbox, in a workspace of their own."""
+    from developer import Developer  # which imports from here
+
+    return Developer(app)
+
+
+@pytest.fixture
+def other(app):
+    """Another one, in another workspace."""
+    from developer import Developer  # which imports from here
+
+    return Developer(app, "sandbox-other")
 
 
 @pytest.fixture

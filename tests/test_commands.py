@@ -31,18 +31,6 @@ from store import DEPLOYMENT_FILE, SANDBOX_FILE, Store
 NOOR = "+14155550199"
 
 
-@pytest.fixture
-def run(runner):
-    """Runs a command in the application's process."""
-
-    def run(*args, status=0, **options):
-        result = runner.invoke(args=[str(arg) for arg in args], **options)
-        assert result.exit_code == status, result.output
-        return result
-
-    return run
-
-
 def imports(tmp_path, text=f"phone,name\n{NOOR},Noor\n"):
     """The command that imports a text."""
     file = tmp_path / "contacts.csv"

@@ -32,18 +32,6 @@ NOOR = "+14155550199"
 
 
 @pytest.fixture
-def run(runner):
-    """Runs `flask …` in the application's process."""
-
-    def run(*args, status=0, **options):
-        result = runner.invoke(args=[str(arg) for arg in args], **options)
-        assert result.exit_code == status, result.output
-        return result
-
-    return run
-
-
-@pytest.fixture
 def import_text(run, tmp_path):
     """Imports a file that holds that text."""
 

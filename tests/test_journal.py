@@ -16,16 +16,6 @@ def app(make_app):
     return make_app(sandbox=True)
 
 
-@pytest.fixture
-def me(app):
-    return Developer(app)
-
-
-@pytest.fixture
-def other(app):
-    return Developer(app, "sandbox-other")
-
-
 # Entries
 
 
