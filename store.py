@@ -185,17 +185,17 @@ class Store:
 
     def list_workspaces(self) -> dict[str, int]:
         """Return the id of every workspace by its name, oldest first."""
-        with self._reading() as db:
+        with self._connection() as db:
             return dict(db.execute("SELECT name, id FROM workspace ORDER BY id").fetchall())
 
     def find_workspace(self, name: str) -> int | None:
         """Return the id of the workspace of that name, if there is one."""
-        with self._reading() as db:
+        with self._connection() as db:
             return _workspace_id(db, name)
 
     def summarize_workspaces(self) -> list[dict[str, Any]]:
         """Return name, contacts, tokens and last change of every workspace, oldest first."""
-        with self._reading() as db:
+        with self._connection() as db:
             rows = db.execute(
                 "SELECT name, (SELECT count(*) FROM contact WHERE workspace_id = workspace.id)"
                 " AS contacts, (SELECT count(*) FROM token WHERE workspace_id = workspace.id)"
@@ -211,7 +211,7 @@ class Store:
 
     def workspace(self, workspace_id: int) -> dict[str, str]:
         """Return the workspace's `id`, a UUID, and its `name`. Raises WorkspaceNotFound."""
-        with self._reading() as db:
+        with self._connection() as db:
             row = db.execute(
                 "SELECT uuid AS id, name FROM workspace WHERE id = ?", (workspace_id,)
             ).fetchone()
@@ -237,7 +237,7 @@ class Store:
 
     def find_token(self, secret: str) -> Token | None:
         """Look a bearer token up. Called for each request, so that revoking works at once."""
-        with self._reading() as db:
+        with self._connection() as db:
             row = db.execute(
                 "SELECT id, name, workspace_id FROM token WHERE sha256 = ?", (_sha256(secret),)
             ).fetchone()
@@ -245,7 +245,7 @@ class Store:
 
     def list_tokens(self) -> list[dict[str, Any]]:
         """Return name, workspace and time of creation of every token, oldest first."""
-        with self._reading() as db:
+        with self._connection() as db:
             rows = db.execute(
                 "SELECT token.name, workspace.name AS workspace, created_at FROM token"
                 " JOIN workspace ON workspace.id = workspace_id ORDER BY token.id"
@@ -327,7 +327,7 @@ class Store:
 
         Of several with one email, the most recently updated. Raises ContactNotFound.
         """
-        with self._reading() as db:
+        with self._connection() as db:
             row = _find(db, workspace_id, contact_id, phone, email)
         return _contact(row)
 
@@ -339,7 +339,7 @@ class Store:
         `query` is a part of the name, the email or the phone, in any case and spelling; `tag` and
         `email` are compared whole, `email` in any case. An empty string is no filter.
         """
-        require_a_thread()  # without a match it reads the whole index
+        leave_the_loop()  # without a match it reads the whole index
         filters = {
             "workspace_id": workspace_id,
             "text": _fold(query),
@@ -349,7 +349,7 @@ class Store:
             "tag_text": compact_json(tag),
             "limit": SEARCH_LIMIT,
         }
-        with self._reading() as db:
+        with self._connection() as db:
             return [_summary(row) for row in db.execute(_SEARCH, filters)]
 
     # In bulk
@@ -384,7 +384,7 @@ class Store:
 
     def export_contacts(self, workspace_id: int) -> Iterator[dict[str, Any]]:
         """Yield every contact as import_contacts takes it, oldest first, all of one moment."""
-        with self._reading() as db:
+        with self._connection() as db:
             for row in db.execute(
                 "SELECT * FROM contact WHERE workspace_id = ? ORDER BY number", (workspace_id,)
             ):
@@ -406,7 +406,7 @@ class Store:
         Return False when another process, by reading, kept the log from being emptied.
         """
         deadline = time.monotonic() + BUSY_SECONDS
-        with self._reading() as db:
+        with self._connection() as db:
             db.execute("PRAGMA busy_timeout = 50")  # it waits for readers with writers kept out
             while db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()["busy"]:
                 if time.monotonic() > deadline:
@@ -416,7 +416,7 @@ class Store:
 
     def back_up(self, target: Path):
         """Copy the database as it is at this moment into `target`, a new file, and verify it."""
-        with self._reading() as db, closing(sqlite3.connect(target)) as copy:
+        with self._connection() as db, closing(sqlite3.connect(target)) as copy:
             db.backup(copy)
             [result] = copy.execute("PRAGMA integrity_check(1)").fetchone()
             copy.execute("PRAGMA journal_mode = DELETE")  # which tells it from a database in use
@@ -461,7 +461,7 @@ class Store:
 
     def ping(self):
         """Raise what keeps the database from answering."""
-        with self._reading() as db:
+        with self._connection() as db:
             db.execute("SELECT 1 FROM contact LIMIT 1").fetchone()
 
     def close(self):
@@ -472,7 +472,7 @@ class Store:
         self._opened = None
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[sqlite3.Connection]:
         """Provide the thread's connection, and translate SQLite's errors."""
         if self._opened not in (None, _identity(self._file)):
             # What is written to a file that was deleted or replaced is lost at the next start.
@@ -499,7 +499,7 @@ class Store:
         if not self._writing.acquire(timeout=max(0, deadline - time.monotonic())):
             raise _busy()
         try:
-            with self._reading() as db:
+            with self._connection() as db:
                 if deadline:
                     left = max(0, deadline - time.monotonic())
                     db.execute(f"PRAGMA busy_timeout = {left * 1000:.0f}")
@@ -614,7 +614,7 @@ def pause(seconds: float):
     time.sleep(seconds)
 
 
-def require_a_thread():
+def leave_the_loop():
     """Raise WouldWait where the current request may not take long."""
     if wait_until.get() == 0:
         raise WouldWait(works=True)

@@ -13,7 +13,7 @@ from marshmallow import Schema, fields, validate
 from werkzeug.exceptions import HTTPException
 
 import schemas
-from store import compact_json, pause, require_a_thread
+from store import compact_json, leave_the_loop, pause
 
 if TYPE_CHECKING:
     from sandbox.workspaces import Workspaces
@@ -178,7 +178,7 @@ def make_blueprint(workspaces: "Workspaces") -> Blueprint:
         journal = workspaces.get(g.token).journal
         while len(journal.entries(**filters)) < least and time.monotonic() < deadline:
             pause(POLL_SECONDS)
-        require_a_thread()  # there may be 4 MiB to write
+        leave_the_loop()  # there may be 4 MiB to write
         text = compact_json(response.dump(journal.entries(**filters)[:limit]))
         # A request's body may hold lone surrogates, which UTF-8 can't carry.
         return Response(text.encode(errors="backslashreplace"), mimetype="application/json")

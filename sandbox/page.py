@@ -15,7 +15,7 @@ from marshmallow import EXCLUDE, Schema, fields
 import schemas
 from sandbox.faults import COMMON, MAX_DELAY_MS
 from sandbox.journal import readable
-from store import SEARCH_LIMIT, ContactNotFound, Store, require_a_thread
+from store import SEARCH_LIMIT, ContactNotFound, Store, leave_the_loop
 
 if TYPE_CHECKING:
     from sandbox.workspaces import Workspaces
@@ -63,7 +63,7 @@ def make_blueprint(workspaces: "Workspaces", store: Store) -> Blueprint:
         version = workspaces.version  # before what it is the version of
         if version in request.if_none_match:
             return "", 304
-        require_a_thread()
+        leave_the_loop()
         workspace, url = workspaces.get(token), request.host_url.rstrip("/")
         entries = workspace.journal.entries()
         matches = workspace.journal.entries(view["path"], view["status"])

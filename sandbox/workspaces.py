@@ -18,7 +18,7 @@ from store import (
     Store,
     Token,
     compact_json,
-    require_a_thread,
+    leave_the_loop,
 )
 
 # Numbers that regulators keep for fiction; the first contact is the documentation's own example.
@@ -111,7 +111,7 @@ class Workspaces:
         return None
 
     def _open(self, name: str) -> int:
-        require_a_thread()
+        leave_the_loop()
         with self._opening:  # so that none is found that is about to be deleted
             workspace_id = self._store.open_workspace(name, self._config["SANDBOX_CONTACTS"])
             with self._lock:
@@ -210,7 +210,7 @@ def make_blueprint(workspaces: Workspaces, store: Store, read_json: Callable) ->
     @blueprint.post("/reset")
     def reset():
         """Load the contacts of the body, or those of the start; empty journal and faults."""
-        require_a_thread()  # there may be thousands of contacts to read
+        leave_the_loop()  # there may be thousands of contacts to read
         has_body = request.content_length or "Transfer-Encoding" in request.headers
         body = reset_body.load(read_json()) if has_body else {}
         contacts = body.get("contacts", current_app.config["SANDBOX_CONTACTS"])
