@@ -20,23 +20,20 @@ from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
 
 METADATA_LIMIT = 64 * 1024
 SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
 DEFAULT_WORKSPACE = "default"
 
-# Until when, by time.monotonic(), the current request may wait for a lock. 0: it may not wait at
-# all, and meets WouldWait instead. None, outside of requests: BUSY_SECONDS from the moment it asks.
+# The time.monotonic() until which the current request may wait for a lock. On the event loop it is
+# 0, which is long past, and the request meets WouldWait. None, where no server has set it: every
+# call may wait for BUSY_SECONDS.
 wait_until: ContextVar[float | None] = ContextVar("wait_until", default=None)
 
 # Says whose file it is: neither mode of the service ever serves the other's, or a stranger's.
 DEPLOYMENT_FILE = 0x51796470
 SANDBOX_FILE = 0x51797362
-
-# In the header of a database in WAL mode: the versions of its format for writing and reading.
-_WAL_VERSIONS = b"\2\2"
 
 # Each step makes the next version of the tables, kept as the file's user_version.
 FIRST_VERSION = 4
@@ -92,8 +89,19 @@ MIGRATIONS = [
 ]
 LATEST_VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
-
 BUSY = "The database is busy. Nothing was written; try again."
+DISK_FULL = "The disk is full or failing. Nothing was written; try again when there is room."
+DISK_FAILED = (
+    "The disk has failed. Whether this was written is not known: look before you try again."
+)
+
+# The errors of SQLite that say that the file can't be used.
+_OF_THE_FILE = {
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+}
 
 
 class WouldWait(BaseException):
@@ -161,13 +169,12 @@ class Store:
     def __init__(
         self, path: str | Path, *, synchronous: str = "FULL", application_id: int = DEPLOYMENT_FILE
     ):
-        self.path = Path(path)
-        self._file = str(self.path.absolute())
+        self.path = Path(path).absolute()
         self._synchronous = synchronous
         self._application_id = application_id
         self._of_thread = threading.local()
         self._writing = threading.Lock()
-        self._opened: tuple[int, ...] | None = None
+        self._opened: tuple[int, ...] | None = None  # the file, by its _identity()
 
     # Workspaces and tokens
 
@@ -400,6 +407,45 @@ class Store:
             row = _find(db, workspace_id, contact_id)
             db.execute("DELETE FROM contact WHERE number = ?", (row["number"],))
 
+    # The file
+
+    def open(self):
+        """Make the file or bring it up to date, and see that it can be written."""
+        with self._transaction():
+            pass
+
+    def ping(self):
+        """Raise what keeps the database from answering."""
+        with self._connection() as db:
+            db.execute("SELECT 1 FROM contact LIMIT 1").fetchone()
+
+    def close(self):
+        """Close the connection of this thread. The next call opens another."""
+        if hasattr(self._of_thread, "db"):
+            self._of_thread.close()
+            del self._of_thread.db
+        self._opened = None
+
+    def lock(self) -> sqlite3.Connection:
+        """Keep other processes from locking this file until the lock that is returned is closed.
+
+        A file beside it is locked: to close the database's own would drop SQLite's locks on it.
+        Raises UnusableDatabase.
+        """
+        path = self.path.resolve()
+        beside = path.with_name(f".{path.name}-lock")
+        try:
+            lock = sqlite3.connect(beside, 0, isolation_level=None, check_same_thread=False)
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise UnusableDatabase(f"{beside}: {error}.") from error
+            raise self._unusable(
+                "another sandbox is serving it. Stop that one, or use another file:"
+                " set CONTACTS_DATABASE or add --temporary."
+            ) from error
+        return lock
+
     def empty_log(self) -> bool:
         """Move the write-ahead log into the database, so that neither holds what was deleted.
 
@@ -421,64 +467,47 @@ class Store:
             [result] = copy.execute("PRAGMA integrity_check(1)").fetchone()
             copy.execute("PRAGMA journal_mode = DELETE")  # which tells it from a database in use
         if result != "ok":
-            raise UnusableDatabase(f"{self.path}: damaged: {' '.join(result.split())}")
+            raise self._unusable(f"damaged: {' '.join(result.split())}")
 
     def is_copy(self, path: Path) -> bool:
         """Return whether back_up() made that file, rather than a service that used it."""
         with path.open("rb") as file:
-            header = file.read(100)
-        is_ours = header[68:72] == self._application_id.to_bytes(4)
+            header = file.read(72)
+        magic, format_versions, application_id = header[:16], header[18:20], header[68:]
         return (
-            header.startswith(b"SQLite format 3\0") and is_ours and header[18:20] != _WAL_VERSIONS
+            magic == b"SQLite format 3\0"
+            and format_versions == b"\1\1"  # 2 with a write-ahead log
+            and application_id == self._application_id.to_bytes(4)
         )
 
     # Connections: one for each thread, closed with it
 
-    def open(self):
-        """Make the file or bring it up to date, and see that it can be written."""
-        with self._transaction():
-            pass
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Read, merge and write as one. Threads queue at a lock, processes at BEGIN IMMEDIATE.
 
-    def lock(self) -> sqlite3.Connection:
-        """Keep other processes from locking this file until the lock that is returned is closed.
-
-        A file beside it is locked: to close the database's own would drop SQLite's locks on it.
-        Raises UnusableDatabase.
+        Both waits together end at the deadline.
         """
-        path = self.path.resolve()
-        beside = path.with_name(f".{path.name}-lock")
+        began = time.monotonic()
+        if not self._writing.acquire(timeout=_seconds_left(began)):
+            raise _busy()
         try:
-            lock = sqlite3.connect(beside, 0, isolation_level=None, check_same_thread=False)
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.Error as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-                raise UnusableDatabase(f"{beside}: {error}.") from error
-            raise UnusableDatabase(
-                f"{self.path}: another sandbox is serving it. Stop that one, or use another file:"
-                " set CONTACTS_DATABASE or add --temporary."
-            ) from error
-        return lock
-
-    def ping(self):
-        """Raise what keeps the database from answering."""
-        with self._connection() as db:
-            db.execute("SELECT 1 FROM contact LIMIT 1").fetchone()
-
-    def close(self):
-        """Close the connection of this thread. The next call opens another."""
-        if hasattr(self._of_thread, "db"):
-            self._of_thread.close()
-            del self._of_thread.db
-        self._opened = None
+            with self._connection() as db:
+                if wait_until.get() != 0:  # else the connection was opened so that it never waits
+                    db.execute(f"PRAGMA busy_timeout = {_seconds_left(began) * 1000:.0f}")
+                db.execute("BEGIN IMMEDIATE")
+                with db:  # commits, or rolls back
+                    yield db
+        finally:
+            self._writing.release()
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Provide the thread's connection, and translate SQLite's errors."""
-        if self._opened not in (None, _identity(self._file)):
+        """Provide the thread's connection, and translate errors."""
+        if self._opened not in (None, _identity(self.path)):
             # What is written to a file that was deleted or replaced is lost at the next start.
-            raise UnusableDatabase(
-                f"{self.path}: the file was moved or replaced while it was served."
-                " Put it back, or restart."
+            raise self._unusable(
+                "the file was moved or replaced while it was served. Put it back, or restart."
             )
         try:
             if not hasattr(self._of_thread, "db"):
@@ -486,46 +515,23 @@ class Store:
             yield self._of_thread.db
         except sqlite3.Error as error:
             raise self._translated(error) from error
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Read, merge and write as one. Threads queue at a lock, processes at BEGIN IMMEDIATE.
-
-        Both waits together end at the deadline of `wait_until`.
-        """
-        deadline = wait_until.get()
-        if deadline is None:
-            deadline = time.monotonic() + BUSY_SECONDS
-        if not self._writing.acquire(timeout=max(0, deadline - time.monotonic())):
-            raise _busy()
-        try:
-            with self._connection() as db:
-                if deadline:
-                    left = max(0, deadline - time.monotonic())
-                    db.execute(f"PRAGMA busy_timeout = {left * 1000:.0f}")
-                db.execute("BEGIN IMMEDIATE")
-                with db:  # commits, or rolls back
-                    yield db
-        finally:
-            self._writing.release()
+        except OSError as error:
+            raise self._unusable(f"{error.strerror}.") from error
 
     def _connect(self) -> sqlite3.Connection:
-        try:
-            with suppress(FileExistsError):
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
-            db = sqlite3.connect(
-                f"file:{quote(self._file)}?mode=rw",
-                uri=True,
-                timeout=0 if wait_until.get() == 0 else BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,  # the thread may be gone when it is closed
-            )
-        except OSError as error:
-            raise UnusableDatabase(f"{self.path}: {error.strerror}.") from error
+        with suppress(FileExistsError):
+            self.path.touch(0o600, exist_ok=False)
+        db = sqlite3.connect(
+            f"{self.path.as_uri()}?mode=rw",
+            uri=True,
+            timeout=_seconds_left(time.monotonic()),
+            isolation_level=None,
+            check_same_thread=False,  # the thread may be gone when it is closed
+        )
         try:
             db.row_factory = sqlite3.Row
             if not os.access(self.path, os.W_OK):  # SQLite would notice at the first write only
-                raise UnusableDatabase(f"{self.path}: the file is read-only.")
+                raise self._unusable("the file is read-only.")
             db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
             self._migrate(db)
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
@@ -534,14 +540,14 @@ class Store:
             db.close()
             raise
         self._of_thread.close = weakref.finalize(threading.current_thread(), db.close)
-        self._opened = _identity(self._file)
+        self._opened = _identity(self.path)
         return db
 
     def _migrate(self, db: sqlite3.Connection):
-        """Bring the file up to date, or refuse it. Does nothing to a file that is."""
-        self._version(db)  # before anything is written to a file that is not ours
-        _retry_while_busy(db, "PRAGMA journal_mode = WAL")
-        if self._version(db) == LATEST_VERSION:
+        """Bring the file up to date, or refuse it before anything is written to it."""
+        version = self._version(db)
+        _use_write_ahead_log(db)
+        if version == LATEST_VERSION:
             return
         db.execute("BEGIN IMMEDIATE")
         with db:
@@ -560,51 +566,41 @@ class Store:
             "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)"
             " FROM pragma_application_id, pragma_user_version"
         ).fetchone()
-        if not application_id and not version and not tables:
+        if (application_id, version, tables) == (0, 0, 0):
             return 0
         if application_id != self._application_id:
             whose = {
                 SANDBOX_FILE: "belongs to a sandbox",
                 DEPLOYMENT_FILE: "belongs to a deployment, not to the sandbox",
             }.get(application_id, "is not a database of this service")
-            raise UnusableDatabase(f"{self.path}: the file {whose}.")
+            raise self._unusable(f"the file {whose}.")
         if version > LATEST_VERSION:
-            raise UnusableDatabase(f"{self.path}: the file was written by a newer version.")
+            raise self._unusable("the file was written by a newer version.")
         if version < FIRST_VERSION:
-            raise UnusableDatabase(
-                f"{self.path}: the file was written by a version before the first release:"
-                " export its contacts with that version, and import them."
+            raise self._unusable(
+                "the file was written by a version before the first release: export its contacts"
+                " with that version, and import them."
             )
         return version
+
+    def _unusable(self, reason: str) -> UnusableDatabase:
+        return UnusableDatabase(f"{self.path}: {reason}")
 
     def _translated(self, error: sqlite3.Error) -> BaseException:
         """Return what the error means to callers, or the error itself where it is our fault."""
         code = getattr(error, "sqlite_errorcode", 0)
         if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
             return WorkspaceNotFound()
-        if code == sqlite3.SQLITE_CONSTRAINT_UNIQUE and "contact.phone" in str(error):
-            return Conflict("phone")
-        match code & 0xFF:
-            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-                return _busy()
-            case sqlite3.SQLITE_IOERR if code == sqlite3.SQLITE_IOERR_FSYNC:
-                return StoreUnavailable(
-                    "The disk has failed. Whether this was written is not known: look before you"
-                    " try again."
-                )
-            case sqlite3.SQLITE_FULL | sqlite3.SQLITE_IOERR:
-                return StoreUnavailable(
-                    "The disk is full or failing. Nothing was written; try again when there is"
-                    " room."
-                )
-            case (
-                sqlite3.SQLITE_READONLY
-                | sqlite3.SQLITE_CANTOPEN
-                | sqlite3.SQLITE_CORRUPT
-                | sqlite3.SQLITE_NOTADB
-            ):
-                return UnusableDatabase(f"{self.path}: {error}.")
-        return error
+        if code == sqlite3.SQLITE_CONSTRAINT_UNIQUE:
+            return Conflict(str(error).rpartition(".")[2])  # its text ends with table.column
+        if code == sqlite3.SQLITE_IOERR_FSYNC:
+            return StoreUnavailable(DISK_FAILED)
+        primary = code & 0xFF
+        if primary == sqlite3.SQLITE_BUSY:
+            return _busy()
+        if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            return StoreUnavailable(DISK_FULL)
+        return self._unusable(f"{error}.") if primary in _OF_THE_FILE else error
 
 
 def pause(seconds: float):
@@ -620,23 +616,36 @@ def leave_the_loop():
         raise WouldWait(works=True)
 
 
+def _seconds_left(began: float) -> float:
+    """Return for how long a call that began then, by time.monotonic(), may still wait for locks."""
+    deadline = wait_until.get()
+    return max(0, (began + BUSY_SECONDS if deadline is None else deadline) - time.monotonic())
+
+
 def _busy() -> BaseException:
-    if wait_until.get() == 0:
-        return WouldWait()
-    return StoreUnavailable(BUSY)
+    return WouldWait() if wait_until.get() == 0 else StoreUnavailable(BUSY)
 
 
-def _retry_while_busy(db: sqlite3.Connection, statement: str):
-    """Execute what SQLite itself does not wait for, such as a change of the journal mode."""
-    deadline = time.monotonic() + (0 if wait_until.get() == 0 else BUSY_SECONDS)
+def _use_write_ahead_log(db: sqlite3.Connection):
+    """Change the journal mode, with retries: SQLite does not wait for a lock to do that."""
+    began = time.monotonic()
     while True:
         try:
-            db.execute(statement)
+            db.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not _seconds_left(began):
                 raise
         time.sleep(0.002)
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return what tells the file from one that takes its place."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino
 
 
 # Within a transaction
@@ -841,11 +850,3 @@ def _microseconds(moment: datetime) -> int:
 
 def _time(microseconds: int) -> datetime:
     return datetime.fromtimestamp(microseconds // 1_000_000, UTC)
-
-
-def _identity(path: str) -> tuple[int, ...]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino
