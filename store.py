@@ -21,6 +21,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+Values = dict[str, Any]  # of a contact's fields, or of a row's columns, by their names
+
 METADATA_LIMIT = 64 * 1024
 SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
@@ -40,15 +42,13 @@ FIRST_VERSION = 4
 MIGRATIONS = [
     [
         # AUTOINCREMENT: the id of a deleted workspace is never used again.
-        """
-        CREATE TABLE workspace (
+        """CREATE TABLE workspace (
             id INTEGER PRIMARY KEY AUTOINCREMENT,
             uuid TEXT NOT NULL UNIQUE,
             name TEXT NOT NULL UNIQUE
         ) STRICT
         """,
-        """
-        CREATE TABLE token (
+        """CREATE TABLE token (
             id INTEGER PRIMARY KEY,
             workspace_id INTEGER NOT NULL REFERENCES workspace (id) ON DELETE CASCADE,
             name TEXT NOT NULL UNIQUE,
@@ -58,8 +58,7 @@ MIGRATIONS = [
         """,
         # `folded` is name and email as a search compares them. metadata is last, since a row is
         # read only as far as the last column that is asked for.
-        """
-        CREATE TABLE contact (
+        """CREATE TABLE contact (
             number INTEGER PRIMARY KEY,
             workspace_id INTEGER NOT NULL REFERENCES workspace (id) ON DELETE CASCADE,
             id TEXT NOT NULL,
@@ -77,12 +76,10 @@ MIGRATIONS = [
         ) STRICT
         """,
         # Holds all that a search compares, so that it reads only the rows that it returns.
-        """
-        CREATE INDEX contact_by_recency
+        """CREATE INDEX contact_by_recency
             ON contact (workspace_id, updated_at, number, folded, phone, tags)
         """,
-        """
-        CREATE INDEX contact_by_email ON contact (workspace_id, email COLLATE NOCASE, updated_at)
+        """CREATE INDEX contact_by_email ON contact (workspace_id, email COLLATE NOCASE, updated_at)
             WHERE email IS NOT NULL
         """,
     ],
@@ -178,85 +175,65 @@ class Store:
 
     # Workspaces and tokens
 
-    def open_workspace(self, name: str, contacts: Iterable[dict[str, Any]] = ()) -> int:
+    def open_workspace(self, name: str, contacts: Iterable[Values] = ()) -> int:
         """Return the id of the workspace of that name, made with `contacts` if there was none."""
         if workspace_id := self.find_workspace(name):  # which waits for no lock
             return workspace_id
         rows = [_new_row(contact) for contact in contacts]
         with self._transaction() as db:
-            if workspace_id := _workspace_id(db, name):
-                return workspace_id
-            workspace_id = _make_workspace(db, name)
-            _insert(db, workspace_id, rows)
-            return workspace_id
-
-    def list_workspaces(self) -> dict[str, int]:
-        """Return the id of every workspace by its name, oldest first."""
-        with self._connection() as db:
-            return dict(db.execute("SELECT name, id FROM workspace ORDER BY id").fetchall())
+            return _open_workspace(db, name, rows)
 
     def find_workspace(self, name: str) -> int | None:
         """Return the id of the workspace of that name, if there is one."""
         with self._connection() as db:
             return _workspace_id(db, name)
 
-    def summarize_workspaces(self) -> list[dict[str, Any]]:
+    def list_workspaces(self) -> dict[str, int]:
+        """Return the id of every workspace by its name, oldest first."""
+        return dict(self._read("SELECT name, id FROM workspace ORDER BY id"))
+
+    def summarize_workspaces(self) -> list[Values]:
         """Return name, contacts, tokens and last change of every workspace, oldest first."""
-        with self._connection() as db:
-            rows = db.execute(
-                "SELECT name, (SELECT count(*) FROM contact WHERE workspace_id = workspace.id)"
-                " AS contacts, (SELECT count(*) FROM token WHERE workspace_id = workspace.id)"
-                " AS tokens, (SELECT max(updated_at) FROM contact WHERE workspace_id ="
-                " workspace.id) AS updated_at FROM workspace ORDER BY id"
-            ).fetchall()
+        rows = self._read(
+            "SELECT name, (SELECT count(*) FROM contact WHERE workspace_id = workspace.id)"
+            " AS contacts, (SELECT count(*) FROM token WHERE workspace_id = workspace.id)"
+            " AS tokens, (SELECT max(updated_at) FROM contact WHERE workspace_id ="
+            " workspace.id) AS updated_at FROM workspace ORDER BY id"
+        )
         return [{**r, "updated_at": r["updated_at"] and _time(r["updated_at"])} for r in rows]
+
+    def workspace(self, workspace_id: int) -> dict[str, str]:
+        """Return the workspace's `id`, a UUID, and its `name`. Raises WorkspaceNotFound."""
+        for row in self._read("SELECT uuid AS id, name FROM workspace WHERE id = ?", workspace_id):
+            return dict(row)
+        raise WorkspaceNotFound
 
     def delete_workspace(self, workspace_id: int):
         """Delete the workspace with its contacts and tokens."""
         with self._transaction() as db:
             db.execute("DELETE FROM workspace WHERE id = ?", (workspace_id,))
 
-    def workspace(self, workspace_id: int) -> dict[str, str]:
-        """Return the workspace's `id`, a UUID, and its `name`. Raises WorkspaceNotFound."""
-        with self._connection() as db:
-            row = db.execute(
-                "SELECT uuid AS id, name FROM workspace WHERE id = ?", (workspace_id,)
-            ).fetchone()
-        if row is None:
-            raise WorkspaceNotFound
-        return dict(row)
-
     def create_token(self, name: str, workspace: str = DEFAULT_WORKSPACE) -> str:
-        """Return a new bearer token of 256 random bits. Only its SHA-256 is kept.
-
-        Raises Conflict.
-        """
+        """Return a new bearer token of 256 random bits, kept as SHA-256 alone. Raises Conflict."""
         secret = secrets.token_urlsafe(32)
         with self._transaction() as db:
-            if db.execute("SELECT 1 FROM token WHERE name = ?", (name,)).fetchone():
-                raise Conflict("name")
-            workspace_id = _workspace_id(db, workspace) or _make_workspace(db, workspace)
             db.execute(
                 "INSERT INTO token (workspace_id, name, sha256, created_at) VALUES (?, ?, ?, ?)",
-                (workspace_id, name, _sha256(secret), _now()),
+                (_open_workspace(db, workspace), name, _sha256(secret), _now()),
             )
         return secret
 
     def find_token(self, secret: str) -> Token | None:
         """Look a bearer token up. Called for each request, so that revoking works at once."""
-        with self._connection() as db:
-            row = db.execute(
-                "SELECT id, name, workspace_id FROM token WHERE sha256 = ?", (_sha256(secret),)
-            ).fetchone()
-        return Token(*row) if row else None
+        query = "SELECT id, name, workspace_id FROM token WHERE sha256 = ?"
+        return next((Token(*row) for row in self._read(query, _sha256(secret))), None)
 
-    def list_tokens(self) -> list[dict[str, Any]]:
+    def list_tokens(self) -> list[Values]:
         """Return name, workspace and time of creation of every token, oldest first."""
-        with self._connection() as db:
-            rows = db.execute(
-                "SELECT token.name, workspace.name AS workspace, created_at FROM token"
-                " JOIN workspace ON workspace.id = workspace_id ORDER BY token.id"
-            ).fetchall()
+        rows = self._read(
+            "SELECT token.name, workspace.name AS workspace, created_at FROM token"
+            " JOIN workspace ON workspace.id = workspace_id ORDER BY token.id"
+        )
         return [{**row, "created_at": _time(row["created_at"])} for row in rows]
 
     def revoke_token(self, name: str) -> bool:
@@ -264,24 +241,16 @@ class Store:
         with self._transaction() as db:
             return db.execute("DELETE FROM token WHERE name = ?", (name,)).rowcount == 1
 
-    # Contacts
+    # Contacts: a `reference` is a contact_id, a phone or both, an empty string being none
 
-    def create_contact(self, workspace_id: int, *, phone: str, **fields: Any) -> dict[str, Any]:
-        """Upsert by phone: insert a contact, or update the one that has the phone.
-
-        Raises MetadataTooLarge.
-        """
+    def create_contact(self, workspace_id: int, *, phone: str, **fields: Any) -> Values:
+        """Insert a contact, or update the one that has the phone. Raises MetadataTooLarge."""
         with self._transaction() as db:
-            return _summary(_upsert(db, workspace_id, {"phone": phone, **fields}))
+            return _summary(_save(db, workspace_id, {"phone": phone, **fields}, phone=phone))
 
     def update_contact(
-        self,
-        workspace_id: int,
-        *,
-        contact_id: str | None = None,
-        phone: str | None = None,
-        **changes: Any,
-    ) -> dict[str, Any]:
+        self, workspace_id: int, *, contact_id: str = "", phone: str = "", **changes: Any
+    ) -> Values:
         """Write the given fields, and return the contact as it is then.
 
         `changes` are `name` and `email` (None clears), `tags` (the new list) and `metadata`
@@ -289,58 +258,42 @@ class Store:
         Raises ContactNotFound and MetadataTooLarge.
         """
         with self._transaction() as db:
-            row = _find(db, workspace_id, contact_id, phone)
-            return _summary(_update(db, row, changes))
+            return _summary(_save(db, workspace_id, changes, contact_id=contact_id, phone=phone))
 
-    def put_contact(self, workspace_id: int, contact_id: str, **fields: Any) -> dict[str, Any]:
+    def put_contact(self, workspace_id: int, contact_id: str, **fields: Any) -> Values:
         """Write the given fields, `phone` among them; create a contact if none has that id.
 
         Raises ContactNotFound where one can't be created without a phone, and Conflict.
         """
+        fields |= {"id": contact_id, "source": "manual"}  # which count for a new contact alone
         with self._transaction() as db:
-            try:
-                row = _find(db, workspace_id, contact_id)
-            except ContactNotFound:
-                if "phone" not in fields:
-                    raise
-                row = _new_row({**fields, "id": contact_id, "source": "manual"})
-                _insert(db, workspace_id, [row])
-            else:
-                row = _update(db, row, fields)
-        return _contact(row)
+            return _contact(_save(db, workspace_id, fields, contact_id=contact_id))
 
     def change_tags(
-        self,
-        workspace_id: int,
-        change: Callable[[list[str]], list[str]],
-        *,
-        contact_id: str | None = None,
-        phone: str | None = None,
-    ) -> dict[str, Any]:
+        self, workspace_id: int, change: Callable[[list[str]], list[str]], **reference: str
+    ) -> Values:
         """Return the contact, with what `change` makes of its tags. Raises ContactNotFound."""
         with self._transaction() as db:
-            row = _find(db, workspace_id, contact_id, phone)
+            row = _find(db, workspace_id, **reference)
             return _summary(_update(db, row, {"tags": change(json.loads(row["tags"]))}))
 
-    def get_contact(
-        self,
-        workspace_id: int,
-        *,
-        contact_id: str | None = None,
-        phone: str | None = None,
-        email: str | None = None,
-    ) -> dict[str, Any]:
-        """Return the contact with that id, phone or email, metadata included.
+    def get_contact(self, workspace_id: int, **reference: str) -> Values:
+        """Return the contact, metadata included. The reference may be an `email` as well.
 
         Of several with one email, the most recently updated. Raises ContactNotFound.
         """
         with self._connection() as db:
-            row = _find(db, workspace_id, contact_id, phone, email)
-        return _contact(row)
+            return _contact(_find(db, workspace_id, **reference))
+
+    def delete_contact(self, workspace_id: int, contact_id: str):
+        """Delete the contact; empty_log() removes what is left of it. Raises ContactNotFound."""
+        with self._transaction() as db:
+            row = _find(db, workspace_id, contact_id=contact_id)
+            db.execute("DELETE FROM contact WHERE number = ?", (row["number"],))
 
     def search_contacts(
         self, workspace_id: int, *, query: str = "", tag: str = "", email: str = ""
-    ) -> list[dict[str, Any]]:
+    ) -> list[Values]:
         """Return at most SEARCH_LIMIT contacts that meet every filter, last updated first.
 
         `query` is a part of the name, the email or the phone, in any case and spelling; `tag` and
@@ -361,7 +314,7 @@ class Store:
 
     # In bulk
 
-    def replace_contacts(self, workspace_id: int, contacts: Iterable[dict[str, Any]]):
+    def replace_contacts(self, workspace_id: int, contacts: Iterable[Values]):
         """Delete the workspace's contacts and insert these, all or nothing.
 
         A contact is what create_contact takes and may have an `id`; phones and ids are distinct.
@@ -373,7 +326,7 @@ class Store:
             _insert(db, workspace_id, rows)
 
     def import_contacts(
-        self, workspace_id: int, contacts: list[dict[str, Any]]
+        self, workspace_id: int, contacts: list[Values]
     ) -> dict[int, Conflict | MetadataTooLarge]:
         """Upsert each as create_contact does, in one transaction; return refusals by position.
 
@@ -384,28 +337,22 @@ class Store:
         with self._transaction() as db:
             for position, contact in enumerate(contacts):
                 try:
-                    _upsert(db, workspace_id, {"source": "csv_import", **contact})
+                    _refuse_taken_id(db, workspace_id, contact)
+                    fields = {"source": "csv_import", **contact}
+                    _save(db, workspace_id, fields, phone=contact["phone"])
                 except (Conflict, MetadataTooLarge) as error:
                     refused[position] = error
         return refused
 
-    def export_contacts(self, workspace_id: int) -> Iterator[dict[str, Any]]:
+    def export_contacts(self, workspace_id: int) -> Iterator[Values]:
         """Yield every contact as import_contacts takes it, oldest first, all of one moment."""
+        query = "SELECT * FROM contact WHERE workspace_id = ? ORDER BY number"
         with self._connection() as db:
-            for row in db.execute(
-                "SELECT * FROM contact WHERE workspace_id = ? ORDER BY number", (workspace_id,)
-            ):
-                yield {
-                    **_contact(row),
-                    "created_at": _EPOCH + timedelta(microseconds=row["created_at"]),
-                    "updated_at": _EPOCH + timedelta(microseconds=row["updated_at"]),
+            for row in db.execute(query, (workspace_id,)):
+                times = {
+                    c: _EPOCH + timedelta(microseconds=row[c]) for c in ("created_at", "updated_at")
                 }
-
-    def delete_contact(self, workspace_id: int, contact_id: str):
-        """Delete the contact; empty_log() removes what is left of it. Raises ContactNotFound."""
-        with self._transaction() as db:
-            row = _find(db, workspace_id, contact_id)
-            db.execute("DELETE FROM contact WHERE number = ?", (row["number"],))
+                yield _contact(row) | times
 
     # The file
 
@@ -416,8 +363,7 @@ class Store:
 
     def ping(self):
         """Raise what keeps the database from answering."""
-        with self._connection() as db:
-            db.execute("SELECT 1 FROM contact LIMIT 1").fetchone()
+        self._read("SELECT 1 FROM contact LIMIT 1")
 
     def close(self):
         """Close the connection of this thread. The next call opens another."""
@@ -500,6 +446,10 @@ class Store:
                     yield db
         finally:
             self._writing.release()
+
+    def _read(self, query: str, *values: Any) -> list[sqlite3.Row]:
+        with self._connection() as db:
+            return db.execute(query, values).fetchall()
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -656,78 +606,56 @@ def _workspace_id(db: sqlite3.Connection, name: str) -> int | None:
     return row["id"] if row else None
 
 
-def _make_workspace(db: sqlite3.Connection, name: str) -> int:
+def _open_workspace(db: sqlite3.Connection, name: str, rows: Iterable[Values] = ()) -> int:
+    """Return the id of the workspace of that name, made with these rows if there was none."""
+    if workspace_id := _workspace_id(db, name):
+        return workspace_id
     values = (str(uuid.uuid4()), name)
-    return db.execute("INSERT INTO workspace (uuid, name) VALUES (?, ?)", values).lastrowid
+    made = db.execute("INSERT INTO workspace (uuid, name) VALUES (?, ?)", values)
+    _insert(db, made.lastrowid, rows)
+    return made.lastrowid
 
 
-def _find(
-    db: sqlite3.Connection,
-    workspace_id: int,
-    contact_id: str | None = None,
-    phone: str | None = None,
-    email: str | None = None,
-) -> dict[str, Any]:
-    """Return the row with that id, that phone, both of them, or that email."""
-    if contact_id:
-        condition, value = "id = ?", contact_id
-    elif phone:
-        condition, value = "phone = ?", phone
-    else:
-        newest = "ORDER BY updated_at DESC, number DESC LIMIT 1"
-        condition, value = f"email = ? COLLATE NOCASE {newest}", email
-    row = db.execute(
-        f"SELECT * FROM contact WHERE workspace_id = ? AND {condition}",  # noqa: S608, constants
-        (workspace_id, value),
-    ).fetchone()
-    if row is None or phone not in (None, row["phone"]):
+_REFERENCE = {
+    "contact_id": "id = :contact_id",
+    "phone": "phone = :phone",
+    "email": "email = :email COLLATE NOCASE",
+}
+_NEWEST_FIRST = "ORDER BY updated_at DESC, number DESC"
+
+
+def _find(db: sqlite3.Connection, workspace_id: int, **reference: str) -> Values:
+    """Return the row that the whole reference is true of, of several the last updated."""
+    given = [_REFERENCE[name] for name, value in reference.items() if value]
+    conditions = ["workspace_id = :workspace_id", *(given or ["FALSE"])]  # no reference: no row
+    where = " AND ".join(conditions)
+    query = f"SELECT * FROM contact WHERE {where} {_NEWEST_FIRST} LIMIT 1"  # noqa: S608
+    row = db.execute(query, {**reference, "workspace_id": workspace_id}).fetchone()
+    if row is None:
         raise ContactNotFound
     return dict(row)
 
 
-def _upsert(db: sqlite3.Connection, workspace_id: int, fields: dict[str, Any]) -> dict[str, Any]:
+def _save(db: sqlite3.Connection, workspace_id: int, fields: Values, **reference: str) -> Values:
+    """Update the contact with that reference or, if there is none and a phone, insert it."""
     try:
-        row = _find(db, workspace_id, phone=fields["phone"])
+        row = _find(db, workspace_id, **reference)
     except ContactNotFound:
-        row = _new_row(fields)
-        try:
-            _insert(db, workspace_id, [row])
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_CONSTRAINT_UNIQUE:
-                raise Conflict("id") from error
+        if "phone" not in fields:
             raise
+        row = _new_row(fields)
+        _insert(db, workspace_id, [row])
         return row
-    if fields.get("id", row["id"]) != row["id"]:
-        query = "SELECT 1 FROM contact WHERE workspace_id = ? AND id = ?"
-        if db.execute(query, (workspace_id, fields["id"])).fetchone():
-            raise Conflict("id")
     return _update(db, row, fields)
 
 
-def _new_row(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the row of a new contact with these fields, complete but for its workspace."""
-    now = _now()
-    row = {
-        "id": fields.get("id") or _new_id(),
-        "phone": fields["phone"],
-        "name": fields.get("name"),
-        "email": fields.get("email"),
-        "source": fields.get("source", "api"),
-        "created_at": _microseconds(fields["created_at"]) if "created_at" in fields else now,
-        "updated_at": _microseconds(fields["updated_at"]) if "updated_at" in fields else now,
-        "tags": compact_json(fields.get("tags", [])),
-        "metadata": _merged("{}", fields.get("metadata", {})),
-    }
-    return {**row, "folded": _folded(row)}
+def _refuse_taken_id(db: sqlite3.Connection, workspace_id: int, contact: Values):
+    query = "SELECT 1 FROM contact WHERE workspace_id = ? AND id = ? AND phone != ?"
+    if db.execute(query, (workspace_id, contact.get("id"), contact["phone"])).fetchone():
+        raise Conflict("id")
 
 
-def _new_id() -> str:
-    """Return a UUID of version 7. It begins with the time, so new ids stand side by side."""
-    time_ms, chance = f"{time.time_ns() // 1_000_000:012x}", secrets.token_hex(9)
-    return f"{time_ms[:8]}-{time_ms[8:]}-7{chance[:3]}-a{chance[3:6]}-{chance[6:]}"
-
-
-def _insert(db: sqlite3.Connection, workspace_id: int, rows: Iterable[dict[str, Any]]):
+def _insert(db: sqlite3.Connection, workspace_id: int, rows: Iterable[Values]):
     db.executemany(
         "INSERT INTO contact (workspace_id, id, phone, name, email, folded, tags, metadata, source,"
         " created_at, updated_at) VALUES (:workspace_id, :id, :phone, :name, :email, :folded,"
@@ -736,30 +664,94 @@ def _insert(db: sqlite3.Connection, workspace_id: int, rows: Iterable[dict[str, 
     )
 
 
-def _update(db: sqlite3.Connection, row: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with the changes, which are written if they make a difference."""
-    changed = {**row, **{c: changes[c] for c in ("phone", "name", "email") if c in changes}}
-    if "tags" in changes:
-        changed["tags"] = compact_json(changes["tags"])
-    if "metadata" in changes:
-        changed["metadata"] = _merged(row["metadata"], changes["metadata"])
+def _update(db: sqlite3.Connection, row: Values, fields: Values) -> Values:
+    """Return the row with the fields, which are written if they make a difference."""
+    changed = _changed(row, fields)
     if changed == row:
         return row
-    changed["folded"] = _folded(changed)
-    now = _now()
-    changed["updated_at"] = now + (now == row["updated_at"])  # where the clock stands still
+    changed["updated_at"] = _now()
     columns = [column for column in row if changed[column] != row[column]]
     assignments = ", ".join(f"{column} = :{column}" for column in columns)
     db.execute(f"UPDATE contact SET {assignments} WHERE number = :number", changed)  # noqa: S608
     return changed
 
 
-def _merged(stored: str, given: dict[str, Any]) -> str:
-    """Shallow merge: a key that is given replaces the stored value whole, null included."""
-    text = compact_json({**json.loads(stored), **given})
-    if len(text.encode()) > METADATA_LIMIT:
-        raise MetadataTooLarge
-    return text
+# Rows
+
+
+def _new_row(fields: Values) -> Values:
+    """Return the row of a new contact with these fields, complete but for its workspace."""
+    now = _now()
+    given = {c: _microseconds(fields[c]) for c in ("created_at", "updated_at") if c in fields}
+    blank = {
+        "id": fields.get("id") or _new_id(),
+        "name": None,
+        "email": None,
+        "source": fields.get("source", "api"),
+        "created_at": now,
+        "updated_at": now,
+        "tags": "[]",
+        "metadata": "{}",
+        **given,
+    }
+    return _changed(blank, fields)
+
+
+def _new_id() -> str:
+    """Return a UUID of version 7. It begins with the time, so new ids stand side by side."""
+    time_ms, chance = f"{time.time_ns() // 1_000_000:012x}", secrets.token_hex(9)
+    return f"{time_ms[:8]}-{time_ms[8:]}-7{chance[:3]}-a{chance[3:6]}-{chance[6:]}"
+
+
+def _changed(row: Values, fields: Values) -> Values:
+    """Return the row with those fields that any request may change. Raises MetadataTooLarge."""
+    changed = {**row, **{c: fields[c] for c in ("phone", "name", "email") if c in fields}}
+    if "tags" in fields:
+        changed["tags"] = compact_json(fields["tags"])
+    if "metadata" in fields:  # shallow: a key that is given replaces the stored value whole
+        changed["metadata"] = compact_json({**json.loads(row["metadata"]), **fields["metadata"]})
+        if len(changed["metadata"].encode()) > METADATA_LIMIT:
+            raise MetadataTooLarge
+    changed["folded"] = _folded(changed)
+    return changed
+
+
+def _summary(row: Values | sqlite3.Row) -> Values:
+    """Return the contact without its metadata, which may be large."""
+    return {
+        "id": row["id"],
+        "phone": row["phone"],
+        "name": row["name"],
+        "email": row["email"],
+        "source": row["source"],
+        "tags": json.loads(row["tags"]),
+        "created_at": _time(row["created_at"]),
+        "updated_at": _time(row["updated_at"]),
+    }
+
+
+def _contact(row: Values | sqlite3.Row) -> Values:
+    return {**_summary(row), "metadata": json.loads(row["metadata"])}
+
+
+compact_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _time(microseconds: int) -> datetime:
+    return datetime.fromtimestamp(microseconds // 1_000_000, UTC)
+
+
+def _sha256(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
 
 
 # Search
@@ -795,58 +787,12 @@ def _phone_part(query: str) -> str:
     return plus + "".join(str(int(c)) for c in match[1] if c.isdecimal())
 
 
-def _folded(row: dict[str, Any]) -> str:
+def _folded(row: Values) -> str:
     """Return name and email as a search compares them: separator name separator email separator."""
     name, email = _fold(row["name"] or ""), _fold(row["email"] or "")
     return f"{_BETWEEN_FIELDS}{name}{_BETWEEN_FIELDS}{email}{_BETWEEN_FIELDS}"
 
 
 def _fold(text: str) -> str:
-    if text.isascii():
-        folded = text.lower()
-    else:
-        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
     return folded.replace(_BETWEEN_FIELDS, " ")
-
-
-# Values
-
-
-def _summary(row: dict[str, Any] | sqlite3.Row) -> dict[str, Any]:
-    """Return the contact without its metadata, which may be large."""
-    return {
-        "id": row["id"],
-        "phone": row["phone"],
-        "name": row["name"],
-        "email": row["email"],
-        "source": row["source"],
-        "tags": json.loads(row["tags"]),
-        "created_at": _time(row["created_at"]),
-        "updated_at": _time(row["updated_at"]),
-    }
-
-
-def _contact(row: dict[str, Any] | sqlite3.Row) -> dict[str, Any]:
-    return {**_summary(row), "metadata": json.loads(row["metadata"])}
-
-
-compact_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-
-
-def _sha256(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def _now() -> int:
-    return time.time_ns() // 1000
-
-
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _time(microseconds: int) -> datetime:
-    return datetime.fromtimestamp(microseconds // 1_000_000, UTC)
