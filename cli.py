@@ -136,10 +136,10 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
         tokens = stored.list_tokens()
         stored.close()  # the server's threads open their own
     try:
-        reservation = server.reserve(host, port)
+        listener = server.listen(host, port)
     except OSError as error:
         raise click.ClickException(f"Can't listen on {host}:{port}: {error.strerror}.") from error
-    address, port = reservation.getsockname()[:2]
+    address, port = listener.getsockname()[:2]
     beyond_loopback = not ipaddress.ip_address(address).is_loopback
     app.config.update(LOOPBACK_ONLY=not beyond_loopback, ALLOWED_HOSTS=[h.lower() for h in hosts])
     # An address that stands for all of them is none that every client can connect to.
@@ -164,12 +164,11 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
         with suppress(OSError):  # the reader may have had enough after the first line
             click.echo("\n".join(lines))
 
-    def end():
-        stored.close()
-        context.close()
-
     command, threads = program(), app.config["CONTACTS_THREADS"]
-    server.serve(app, reservation, threads=threads, would_wait=WouldWait, ready=ready, end=end)
+    server.serve(
+        app, listener, threads=threads, would_wait=WouldWait, ready=ready, end=context.close
+    )
+    stored.close()
 
 
 def read_contacts(app: Flask, file: Path) -> list[dict[str, Any]]:

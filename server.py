@@ -1,4 +1,4 @@
-"""A bridge between granian, the HTTP server, and a WSGI application.
+"""A bridge between aiohttp, the HTTP server, and a WSGI application.
 
 Requests run on the event loop, one after the other. One that would have to wait raises
 `would_wait` there, having done nothing, and is repeated in a thread, where it may. A request that
@@ -6,9 +6,7 @@ is refused before its body is read never waits for that body.
 """
 
 import asyncio
-import gc
 import logging
-import math
 import os
 import signal
 import socket
@@ -19,28 +17,23 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from io import BytesIO
+from itertools import chain
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
-from granian.constants import HTTPModes, Interfaces
-from granian.http import HTTP1Settings
-from granian.rsgi import HTTPProtocol, ProtocolClosed, ProtocolError, Scope
-from granian.server.embed import Server
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
-HEADER_BYTES = 32 * 1024  # some twice as long pass, none longer than that
+HEADER_BYTES = 64 * 1024
+HEADER_FIELDS = 64
 BODY_BYTES = 1024 * 1024
-PATIENCE_SECONDS = 30  # for a header, and for the next byte of a body
+PATIENCE_SECONDS = 30  # for a header, for the next bytes of a body, for the next request
 GRACE_SECONDS = 0.01  # within which a body arrives that was sent with its header
-GRACE_BYTES = 64 * 1024
-DRAIN_SECONDS, DRAIN_LIMIT_SECONDS = 0.1, 2
-DRAIN_BYTES = 16 * BODY_BYTES
+DRAIN_SECONDS = 2  # for which a refused client may go on sending, so that it gets the response
 STOP_SECONDS = 8  # Docker kills after 10
-CONNECTIONS = 4096
-WAITING_THREADS = 32
+CONNECTIONS = 2048
 OTHER_FILES = 256  # the database's, among others
-
-log = logging.getLogger("contacts.server")
-
-Response = tuple[int, list[tuple[str, str]], bytes]
+WAITING_THREADS = 32
 
 
 class BodyNotRead(BaseException):
@@ -48,74 +41,36 @@ class BodyNotRead(BaseException):
 
 
 class Body:
-    """The body of one request, which is read as far as somebody waits for it."""
+    """The body of a request, itself the WSGI input until it is complete."""
 
-    def __init__(self, protocol: HTTPProtocol, environ: dict[str, Any]):
-        chunked = "HTTP_TRANSFER_ENCODING" in environ
-        self._length = DRAIN_BYTES if chunked else int(environ.get("CONTENT_LENGTH", 0))
-        self.complete = self._length == 0
-        self.may_be_here = self._length <= GRACE_BYTES
-        self._protocol = protocol
+    def __init__(self, request: web.BaseRequest):
+        self._content = request.content
         self._data = bytearray()
-        self._drained = False
         self._missing: BaseException = BodyNotRead()
-        self._received = 0
-        self._reading: asyncio.Task | None = None
+        self.complete = not request.body_exists
 
-    def stream(self) -> "BytesIO | Body":
-        """Return the WSGI input, which is this object itself as long as bytes are missing."""
+    def input(self) -> "BytesIO | Body":
         return BytesIO(self._data) if self.complete else self
 
     def read(self, size: int = -1) -> bytes:
         raise self._missing
 
-    async def arrives(self, patience: float, limit: float = math.inf) -> bool:
-        """Wait until all is here, at most `patience` seconds for a byte and `limit` in all."""
-        loop = asyncio.get_running_loop()
-        if self._protocol is None:
-            return False
-        if self._reading is None:
-            self._reading = loop.create_task(self._read())
-        received, end = -1, loop.time() + limit
-        while not self._reading.done() and received < self._received and loop.time() < end:
-            received = self._received
-            self._waiting = loop.create_future()
-            deadline = loop.call_later(patience, self._wake)
-            await self._waiting
-            deadline.cancel()
-        return self.complete
+    async def receive(self, seconds: float):
+        """Wait for the next bytes. A body that is too large counts as complete."""
+        async with asyncio.timeout(seconds):
+            self._data += await self._content.readany()
+        self.complete = self._content.at_eof() or len(self._data) > BODY_BYTES
 
-    def _wake(self):
-        if not self._waiting.done():
-            self._waiting.set_result(None)
-
-    async def _read(self):
-        with suppress(ProtocolClosed, ProtocolError):
-            async for chunk in self._protocol:
-                self._received += len(chunk)
-                if not self._drained and len(self._data) <= BODY_BYTES:
-                    self._data += chunk
-                if self._received >= min(self._length, DRAIN_BYTES):
-                    break
-            self.complete = True
-        self._wake()
-
-    async def drain(self):
-        """Read and drop a while: a client that is still sending could miss the response."""
-        self._drained = True
-        self._data.clear()
-        await self.arrives(DRAIN_SECONDS, DRAIN_LIMIT_SECONDS)
-
-    def leave(self):
-        """Read no more. granian closes the connection of a body that nobody holds any longer."""
-        if self._reading is not None:
-            self._reading.cancel()
-        self._protocol = self._reading = None
-        self._missing = ConnectionAbortedError("the body was cut off")
+    async def receive_all(self):
+        try:
+            while not self.complete:
+                await self.receive(PATIENCE_SECONDS)
+        except (OSError, web.RequestPayloadError):  # TimeoutError is an OSError
+            self._missing = ConnectionAbortedError("the body was cut off")
 
 
 class Bridge:
-    """Handles granian's requests by a WSGI application.
+    """Handles aiohttp's requests by a WSGI application.
 
     `would_wait` is what the application raises where it may not wait: an exception with the
     attribute `seconds`, after which the request is repeated, or 0 to repeat it in a thread. If its
@@ -128,59 +83,84 @@ class Bridge:
     def __init__(self, application: Callable, threads: int, would_wait: type[BaseException]):
         self._application = application
         self._would_wait = would_wait
-        self.workers = ThreadPoolExecutor(threads)
-        self.waiters = ThreadPoolExecutor(WAITING_THREADS)
+        self._workers = ThreadPoolExecutor(threads)
+        self._waiters = ThreadPoolExecutor(WAITING_THREADS)
+        self._requests = 0  # in progress
+        self._stopping = False
 
-    async def handle(self, scope: Scope, protocol: HTTPProtocol):
-        environ = _environ(scope)
-        body = Body(protocol, environ)
-        response = await self._respond(environ, body)
-        body.leave()
-        protocol.response_bytes(*response)
+    async def handle(self, request: web.BaseRequest) -> web.Response:
+        self._requests += 1
+        try:
+            response = await self._respond(request)
+        finally:
+            self._requests -= 1
+        response.headers["Server"] = "qyvo-standin"
+        if self._stopping:
+            response.force_close()
+        return response
 
-    async def _respond(self, environ: dict[str, Any], body: Body) -> Response:
-        loop = asyncio.get_running_loop()
-        environ["contacts.waiting_since"] = threads = None
-        waits_for_us = "HTTP_EXPECT" in environ  # to read from it is to say 100 Continue
-        if not body.complete and body.may_be_here and not waits_for_us:
-            await body.arrives(GRACE_SECONDS, DRAIN_SECONDS)
+    async def stop(self):
+        """Wait for the requests in progress. Each is the last of its connection."""
+        self._stopping = True
+        while self._requests:
+            await asyncio.sleep(0.01)
+
+    async def _respond(self, request: web.BaseRequest) -> web.Response:
+        if sum(map(len, chain(*request.raw_headers))) > HEADER_BYTES:
+            return web.Response(status=431)
+        loop, environ, body = asyncio.get_running_loop(), _environ(request), Body(request)
+        expects_continue = "HTTP_EXPECT" in environ
+        if not body.complete and not expects_continue:
+            with suppress(OSError, web.RequestPayloadError):
+                await body.receive(GRACE_SECONDS)
+        threads = None
         while True:
-            environ["wsgi.input"] = body.stream()
+            environ["wsgi.input"] = body.input()
+            environ["contacts.waiting_since"] = loop.time() if threads else None
             try:
-                if threads is None:
-                    response = _call(self._application, environ)
+                if threads:
+                    response = await loop.run_in_executor(threads, self._call, environ)
                 else:
-                    response = await loop.run_in_executor(
-                        threads, _call, self._application, environ
-                    )
+                    response = self._call(environ)
             except BodyNotRead:
-                threads = environ["contacts.waiting_since"] = None
-                if not await body.arrives(PATIENCE_SECONDS):
-                    body.leave()
+                threads = None
+                if expects_continue and request.transport:
+                    request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                await body.receive_all()
             except self._would_wait as wait:
+                threads = self._workers if wait.works else self._waiters
                 if wait.seconds:
-                    threads = environ["contacts.waiting_since"] = None
+                    threads = None
                     await asyncio.sleep(wait.seconds)
-                else:
-                    threads = self.workers if wait.works else self.waiters
-                    environ["contacts.waiting_since"] = loop.time()
             else:
-                if not body.complete and not waits_for_us:
-                    await body.drain()
+                if not body.complete:
+                    response.force_close()
                 return response
 
+    def _call(self, environ: dict[str, Any]) -> web.Response:
+        started = []
+        chunks = self._application(
+            environ, lambda status, headers, exc_info=None: started.extend((status, headers))
+        )
+        try:
+            body = b"".join(chunks)
+        finally:
+            chunks.close()
+        status, headers = started
+        return web.Response(status=int(status[:3]), headers=headers, body=body)
 
-def _environ(scope: Scope) -> dict[str, Any]:
-    host, _, port = scope.server.rpartition(":")
+
+def _environ(request: web.BaseRequest) -> dict[str, Any]:
+    path = request.rel_url.raw_path.encode(errors="surrogateescape")
     environ = {
-        "REQUEST_METHOD": scope.method,
+        "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
-        "PATH_INFO": scope.path.encode().decode("latin-1"),  # as WSGI wants it
-        "QUERY_STRING": scope.query_string,
-        "SERVER_PROTOCOL": f"HTTP/{scope.http_version}",
-        "SERVER_NAME": host,
-        "SERVER_PORT": port,
-        "REMOTE_ADDR": scope.client.rpartition(":")[0].strip("[]"),
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": request.rel_url.raw_query_string,
+        "SERVER_NAME": "localhost",  # WSGI wants them; what counts is the Host header
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/{}.{}".format(*request.version),
+        "REMOTE_ADDR": request.remote,
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
         "wsgi.errors": sys.stderr,
@@ -189,128 +169,91 @@ def _environ(scope: Scope) -> dict[str, Any]:
         "wsgi.run_once": False,
         "wsgi.input_terminated": True,
     }
-    for name, value in scope.headers.items():
-        if "_" in name:  # it would pass for the one with hyphens
+    for name, value in request.raw_headers:
+        if b"_" in name:  # it would pass for the one with hyphens
             continue
-        key = name.upper().replace("-", "_")
+        key = name.decode("latin-1").upper().replace("-", "_")
         if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = f"HTTP_{key}"
-        environ[key] = f"{environ[key]},{value}" if key in environ else value
-    if "HTTP_TRANSFER_ENCODING" in environ:
-        environ.pop("CONTENT_LENGTH", None)  # which then counts for nothing
+        text = value.decode("latin-1")
+        environ[key] = f"{environ[key]},{text}" if key in environ else text
     return environ
 
 
-def _call(application: Callable, environ: dict[str, Any]) -> Response:
-    started = []
-    chunks = application(
-        environ, lambda status, headers, exc_info=None: started.extend((status, headers))
-    )
-    try:
-        body = b"".join(chunks)
-    finally:
-        chunks.close()
-    status, headers = started
-    return int(status[:3]), [("server", "qyvo-standin"), *headers], body
+class Refused(asyncio.Protocol):
+    """A connection too many."""
+
+    def connection_made(self, transport: asyncio.Transport):
+        transport.abort()
 
 
-def reserve(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there, and keeps other servers away: granian would share.
-
-    Raises OSError when the address can't be had.
-    """
-    return socket.create_server(
-        (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-    )
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there. Raises OSError when the address can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
 
 
 def serve(
     application: Callable,
-    reservation: socket.socket,
+    listener: socket.socket,
     *,
     threads: int,
     would_wait: type[BaseException],
     ready: Callable[[], None],
     end: Callable[[], None],
 ):
-    """Serve at the reserved address until SIGTERM or Ctrl-C, then end the process.
+    """Serve until SIGTERM or Ctrl-C, then return or, after STOP_SECONDS, end the process.
 
-    `ready` is called once requests can come, and `end` after the last, or STOP_SECONDS after the
-    signal, in whatever thread. For the others see Bridge.
+    `ready` is called once requests can come. `end` is called, in another thread, before the
+    process is ended. For the others see Bridge.
     """
     stopping = threading.Event()
 
-    def leave():
-        try:
-            end()
-        except Exception:
-            log.exception("the clean-up failed")
-        # Python's own end would abort where a thread of granian holds one of its objects.
-        os._exit(0 if stopping.is_set() else 1)
-
-    def leave_in_time():
+    def end_in_time():
         stopping.wait()
         time.sleep(STOP_SECONDS)
-        leave()
+        end()
+        os._exit(0)
 
-    threading.Thread(target=leave_in_time, daemon=True).start()
-    bridge = Bridge(application, threads, would_wait)
-    asyncio.run(_serve(bridge, reservation, ready, stopping))
-    bridge.workers.shutdown(cancel_futures=True)
-    bridge.waiters.shutdown(cancel_futures=True)
-    bridge.workers = bridge.waiters = None
-    gc.collect()  # with each thread goes its database connection
-    leave()
+    threading.Thread(target=end_in_time, daemon=True).start()
+    asyncio.run(_serve(Bridge(application, threads, would_wait), listener, ready, stopping))
 
 
 async def _serve(
-    bridge: Bridge, reservation: socket.socket, ready: Callable, stopping: threading.Event
+    bridge: Bridge, listener: socket.socket, ready: Callable, stopping: threading.Event
 ):
-    loop = asyncio.get_running_loop()
-    address, port = reservation.getsockname()[:2]
-    server = Server(
-        bridge.handle,
-        address=address,
-        port=port,
-        interface=Interfaces.RSGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        backlog=1024,
-        backpressure=_allowed_connections(),
-        http1_settings=HTTP1Settings(
-            header_read_timeout=PATIENCE_SECONDS * 1000, max_buffer_size=HEADER_BYTES
-        ),
-        log_enabled=False,
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    # Malformed HTTP is the client's fault, and may hold a secret.
+    logging.getLogger("aiohttp.server").addFilter(
+        lambda record: not isinstance(record.exc_info and record.exc_info[1], HttpProcessingError)
     )
-    server.on_startup(reservation.close)
-    if hasattr(socket, "SO_REUSEPORT"):  # lets granian in, beside this socket
-        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    server = web.Server(
+        bridge.handle,
+        access_log=None,
+        auto_decompress=False,
+        keepalive_timeout=PATIENCE_SECONDS,
+        lingering_time=DRAIN_SECONDS,
+        max_headers=HEADER_FIELDS,
+    )
+    runner = web.ServerRunner(server, shutdown_timeout=1)
+    await runner.setup()
+    limit = _allowed_connections()
 
     def stop(number, frame):
         signal.signal(number, signal.SIG_DFL)  # a second one does not wait
         stopping.set()
-        loop.call_soon_threadsafe(server.stop)
+        loop.call_soon_threadsafe(stopped.set)
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError):  # as on Windows
-            loop.add_signal_handler(number, server.stop)  # wakes it, whatever thread is signalled
         signal.signal(number, stop)  # runs even where a write to a full log blocks the loop
-    serving = loop.create_task(server.serve())
-    while not serving.done() and (
-        reservation.fileno() != -1 or not await _accepts_connections(address, port)
-    ):
-        await asyncio.sleep(0.005)
-    if not serving.done():
-        ready()
-    await serving
-
-
-async def _accepts_connections(address: str, port: int) -> bool:
-    with suppress(OSError):
-        _, writer = await asyncio.open_connection(address, port)
-        writer.close()
-        return True
-    return False
+    accepting = await loop.create_server(
+        lambda: server() if len(server.connections) < limit else Refused(), sock=listener
+    )
+    ready()
+    await stopped.wait()
+    accepting.close()
+    await bridge.stop()
+    await runner.cleanup()
 
 
 def _allowed_connections() -> int:

@@ -35,7 +35,7 @@ class Served(NamedTuple):
 def conditions() -> str:
     return (
         f"{date.today()}, {os.cpu_count()} cores, Python {platform.python_version()},"
-        f" granian {version('granian')}. Medians, and in brackets the middle half of the rounds."
+        f" aiohttp {version('aiohttp')}. Medians, and in brackets the middle half of the rounds."
     )
 
 

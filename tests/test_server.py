@@ -475,7 +475,7 @@ GARBAGE = {
 def test_malformed_http_gets_a_4xx_and_its_connection_is_closed(url, sent):
     with raw(url, sent) as sock:
         received = b"".join(iter(lambda: sock.recv(65536), b""))
-    assert re.match(rb"HTTP/1\.1 4\d\d ", received)
+    assert re.match(rb"HTTP/1\.[01] 4\d\d ", received)
     assert post(url, {"phone": PHONE}, "sandbox").status_code == 200
 
 
@@ -610,7 +610,7 @@ def assert_harmless(log):
 def test_nothing_can_be_written_into_the_log_through_the_path(server, target):
     request = head(TOKEN, f"Content-Length: {len(BODY)}", path=target) + BODY
     with raw(server.url, request) as sock:
-        assert re.match(rb"HTTP/1\.1 40[04] ", sock.recv(65536))
+        assert re.match(rb"HTTP/1\.[01] 40[04] ", sock.recv(65536))
     server.stop()
     assert_harmless(server.log())
 
@@ -618,6 +618,6 @@ def test_nothing_can_be_written_into_the_log_through_the_path(server, target):
 @pytest.mark.parametrize("method", ["\x1b[2J", "+14155550123", "FORGED" * 1000, "\x00", "\x9bJ"])
 def test_nothing_can_be_written_into_the_log_through_the_method(server, method):
     with raw(server.url, head(TOKEN, method=method)) as sock:
-        assert re.match(rb"HTTP/1\.1 4\d\d ", sock.recv(65536))
+        assert re.match(rb"HTTP/1\.[01] 4\d\d ", sock.recv(65536))
     server.stop()
     assert_harmless(server.log())
