@@ -1,10 +1,12 @@
 """A workspace for every token of a sandbox, and the endpoints that change its contacts."""
 
 import itertools
+import json
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Flask, current_app, g, request
@@ -23,37 +25,8 @@ from store import (
 
 # Numbers that regulators keep for fiction; the first contact is the documentation's own example.
 SAMPLE_CONTACTS = [
-    {
-        "id": "0197a1c0-5e00-7000-8000-000000000001",
-        "phone": "+14155550123",
-        "name": "Romain",
-        "email": "romain@example.com",
-        "tags": ["vip"],
-        "metadata": {"lifetime_value": 8900.5, "city": "Lyon"},
-    },
-    {
-        "id": "0197a1c0-5e00-7000-8000-000000000002",
-        "phone": "+33639980101",
-        "name": "Élodie Martin",
-        "email": "elodie@example.com",
-        "tags": ["newsletter", "vip"],
-        "metadata": {"language": "fr"},
-    },
-    {
-        "id": "0197a1c0-5e00-7000-8000-000000000003",
-        "phone": "+442079460958",
-        "name": "Grace Okafor",
-        "email": "grace@example.com",
-        "tags": ["lead"],
-        "metadata": {"source_campaign": "spring"},
-    },
-    {
-        "id": "0197a1c0-5e00-7000-8000-000000000004",
-        "phone": "+12025550147",
-        "name": "Kenji Sato",
-        "tags": ["support"],
-    },
-    {"id": "0197a1c0-5e00-7000-8000-000000000005", "phone": "+61491570156"},
+    json.loads(line)
+    for line in Path(__file__).with_name("contacts.jsonl").read_text("utf-8").splitlines()
 ]
 
 BASE = "sandbox"
