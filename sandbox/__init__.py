@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from flask import Flask, Response, current_app, g, request
-from werkzeug.exceptions import Forbidden, Unauthorized
+from flask import Flask, current_app, request
+from werkzeug.exceptions import Forbidden
 
-from sandbox import faults, journal, page, workspaces
+from sandbox import endpoints, faults, page
 from sandbox.workspaces import SAMPLE_CONTACTS, Workspaces
 from store import Store
 
@@ -25,34 +25,14 @@ def init_app(app: Flask, store: Store, admit: Callable, read_json: Callable):
     body. The server sets LOOPBACK_ONLY to False when it listens on another address.
     """
     app.config.from_mapping(SANDBOX_CONTACTS=SAMPLE_CONTACTS, LOOPBACK_ONLY=True, ALLOWED_HOSTS=())
-    opened = Workspaces(app, store)
+    workspaces = Workspaces(store)
     app.before_request(refuse_other_sites)
-    app.before_request(partial(admit, opened.find_token))
-    app.before_request(partial(faults.inject, opened))
-    app.after_request(add_retry_after)
-    app.after_request(partial(journal.add_response, opened))
-    app.after_request(partial(refuse_if_dropped, opened))
-    app.register_blueprint(workspaces.make_blueprint(opened, store, read_json))
-    app.register_blueprint(journal.make_blueprint(opened))
-    app.register_blueprint(faults.make_blueprint(opened, read_json))
-    app.register_blueprint(page.make_blueprint(opened, store))
-
-
-def add_retry_after(response: Response) -> Response:
-    """Show how long the injected fault wants a client to wait."""
-    fault = g.get("fault", {})
-    seconds = fault.get("retry_after", faults.RETRY_AFTER.get(fault.get("status")))
-    if seconds is not None:
-        response.headers["Retry-After"] = str(seconds)
-    return response
-
-
-def refuse_if_dropped(opened: Workspaces, response: Response) -> Response:
-    """Respond with a 401 to a request whose workspace was dropped in the meantime."""
-    token = g.get("token")
-    if token and not opened.is_open(token):
-        return current_app.handle_user_exception(Unauthorized())
-    return response
+    app.before_request(partial(admit, workspaces.find_token))
+    app.before_request(faults.inject)
+    app.after_request(workspaces.record)
+    app.after_request(workspaces.refuse_if_dropped)  # which runs first
+    app.register_blueprint(endpoints.make_blueprint(store, read_json))
+    app.register_blueprint(page.make_blueprint(workspaces, store))
 
 
 def is_loopback(name: str) -> bool:
@@ -76,10 +56,9 @@ def refuse_other_sites():
             "The sandbox responds to 127.0.0.1, localhost and the names given by --allow-host"
             " alone: use one of these."
         )
-    if request.method in ("GET", "HEAD", "OPTIONS"):
-        return
-    origin = request.headers.get("Origin")
-    if (origin is not None and origin.partition("://")[2] != host) or (
-        request.headers.get("Sec-Fetch-Site") == "cross-site"
+    origin = request.headers.get("Origin", f"http://{host}")
+    is_foreign = origin.partition("://")[2] != host
+    if request.method not in ("GET", "HEAD", "OPTIONS") and (
+        is_foreign or request.headers.get("Sec-Fetch-Site") == "cross-site"
     ):
         raise Forbidden("The sandbox accepts no changes from pages of other sites.")

@@ -5,22 +5,19 @@ import re
 import shlex
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from flask import Blueprint, Response, current_app, g, render_template, request, send_from_directory
+from flask import Blueprint, Response, g, render_template, request, send_from_directory
 from marshmallow import EXCLUDE, Schema, fields
 
 import schemas
-from sandbox.faults import COMMON, MAX_DELAY_MS
+from sandbox.faults import endpoints
 from sandbox.journal import readable
+from sandbox.workspaces import BASE, Workspaces
 from store import SEARCH_LIMIT, ContactNotFound, Store, leave_the_loop
 
-if TYPE_CHECKING:
-    from sandbox.workspaces import Workspaces
-
-SHOWN = 100
+MAX_ENTRIES = 100
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -33,7 +30,7 @@ class View(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    workspace = fields.String(load_default="sandbox")
+    workspace = fields.String(load_default=BASE)
     q = schemas.Text(load_default="")
     path = fields.String(load_default="")
     status = fields.Integer(load_default=None)
@@ -41,57 +38,46 @@ class View(Schema):
     request = fields.Integer(load_default=None)
 
 
-def make_blueprint(workspaces: "Workspaces", store: Store) -> Blueprint:
+def make_blueprint(workspaces: Workspaces, store: Store) -> Blueprint:
     """Return the page and its static files, which need no token."""
     blueprint = Blueprint("page", __name__, template_folder="templates")
     blueprint.add_app_template_filter(pretty)
     blueprint.add_app_template_filter(indented)
-    query = View()
-
-    @blueprint.before_request
-    def leave_out_of_the_log():
-        """The page asks for news twice a second."""
-        g.unlogged = True
 
     @blueprint.get("/")
     def page():
         """Without news since its ETag, the page is a 304."""
-        view = query.load({name: value for name, value in request.args.items() if value})
-        names = workspaces.names()
-        name = view["workspace"] if view["workspace"] in names else "sandbox"
-        token = workspaces.find_token(name)
+        g.unlogged = True  # it asks for news twice a second
+        view = View().load({name: value for name, value in request.args.items() if value})
+        names = sorted({BASE, *store.list_workspaces()})
+        if view["workspace"] not in names:
+            view["workspace"] = BASE
+        workspace = workspaces.find_token(view["workspace"])
         version = workspaces.version  # before what it is the version of
         if version in request.if_none_match:
             return "", 304
         leave_the_loop()
-        workspace, url = workspaces.get(token), request.host_url.rstrip("/")
+        url = request.host_url.rstrip("/")
         entries = workspace.journal.entries()
-        matches = workspace.journal.entries(view["path"], view["status"])
         entry = next((e for e in entries if e["id"] == view["request"]), None)
         html = render_template(
             "inspector.html",
-            view={**view, "workspace": name},
+            view=view,
             names=names,
             url=url,
-            contacts=find_contacts(store, token.workspace_id, view["q"]),
-            contact=view["contact"] and opened_contact(token.workspace_id, view["contact"]),
-            entries=matches[:SHOWN],
+            contacts=find_contacts(store, workspace.workspace_id, view["q"]),
+            contact=view["contact"]
+            and find_contact(store, workspace.workspace_id, view["contact"]),
+            entries=workspace.journal.entries(view["path"], view["status"])[:MAX_ENTRIES],
             paths=choices((without_prefix(e["path"]) for e in entries), view["path"]),
             statuses=choices((e["status"] for e in entries), view["status"]),
             entry=entry,
-            curl=entry and as_curl(entry, url, name),
-            faults=(faults := workspace.faults.list()),
-            active=any(fault["triggered"] != fault.get("times") for fault in faults),
-            fault_statuses=COMMON,
-            max_delay_ms=MAX_DELAY_MS,
-            max_query=query.fields["q"].limit,
+            curl=entry and as_curl(entry, url, view["workspace"]),
+            faults=workspace.faults.all,
+            active=any(f["triggered"] != f.get("times") for f in workspace.faults.all),
             max_contacts=SEARCH_LIMIT,
-            max_entries=SHOWN,
-            endpoints=sorted(
-                without_prefix(rule.rule)
-                for rule in current_app.url_map.iter_rules()
-                if rule.endpoint.startswith("v1.")
-            ),
+            max_entries=MAX_ENTRIES,
+            endpoints=sorted(map(without_prefix, endpoints())),
         )
         # What was refused may hold lone surrogates: those are escaped.
         response = Response(html.encode(errors="backslashreplace"), mimetype="text/html")
@@ -103,21 +89,10 @@ def make_blueprint(workspaces: "Workspaces", store: Store) -> Blueprint:
     @blueprint.get("/inspector/<path:name>")
     def static(name: str):
         """Return a file of the page."""
+        g.unlogged = True
         response = send_from_directory(f"{blueprint.root_path}/static", name)
         del response.headers["Cache-Control"]  # every response of the service has its own
         return response
-
-    def opened_contact(workspace_id: int, contact_id: str) -> dict[str, Any] | None:
-        try:
-            contact = store.get_contact(workspace_id, contact_id=contact_id)
-        except ContactNotFound:
-            return None
-        # Beside what get-contact returns, in its order.
-        shown = {**schemas.Contact().dump(contact), "updated_at": contact["updated_at"]}
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in shown.items()
-        }
 
     page.public = static.public = True
     return blueprint
@@ -136,6 +111,13 @@ def find_contacts(store: Store, workspace_id: int, text: str) -> list[dict[str, 
     return newest_first[:SEARCH_LIMIT]
 
 
+def find_contact(store: Store, workspace_id: int, contact_id: str) -> dict[str, Any] | None:
+    """Return what get-contact does, in its order, and the time of the last update."""
+    with suppress(ContactNotFound):
+        contact = store.get_contact(workspace_id, contact_id=contact_id)
+        return {**schemas.Contact().dump(contact), "updated_at": contact["updated_at"]}
+
+
 def without_prefix(path: str) -> str:
     """Return a path of the API as its documentation names it, for example /me."""
     return re.sub(r"^(/api)?/v1(?=/)", "", path)
@@ -150,15 +132,15 @@ def as_curl(entry: dict[str, Any], url: str, token: str) -> str:
     """Return the request as a command that sends it again."""
     method = ["--head"] if entry["method"] == "HEAD" else ["-X", entry["method"]]
     lines = [
-        shlex.join(["curl", *method, url + quote(entry["path"])]),
-        "-H " + shlex.quote(f"Authorization: Bearer {token}"),
+        ["curl", *method, url + quote(entry["path"])],
+        ["-H", f"Authorization: Bearer {token}"],
     ]
     if entry["content_type"]:
-        lines.append("-H " + shlex.quote(f"Content-Type: {entry['content_type']}"))
+        lines.append(["-H", f"Content-Type: {entry['content_type']}"])
     if entry["request_body"]:
         body = entry["request_body"].decode(errors="replace")
-        lines.append("--data-raw " + shlex.quote(body))  # which takes no @file
-    return " \\\n  ".join(lines)
+        lines.append(["--data-raw", body])  # which takes no @file
+    return " \\\n  ".join(map(shlex.join, lines))
 
 
 def pretty(body: bytes) -> str:
