@@ -98,7 +98,7 @@ def operation(name: str, view: Any) -> dict[str, Any]:
     }
     if body:
         errors |= WITH_BODY
-        if hasattr(body, "at_least_one_of") or hasattr(body, "exactly_one_of"):
+        if body.at_least_one_of or body.exactly_one_of:
             errors |= ONE_CONTACT
         content = {"schema": body, "example": REQUEST_EXAMPLES[name]}
         described["requestBody"] = {"required": True, "content": {"application/json": content}}
@@ -156,12 +156,13 @@ class Converter(OpenAPIConverter):
         instance = resolve_schema_instance(schema)
         if not isinstance(instance, schemas.Body):
             described["required"] = list(described["properties"])
+            return described
         # Generators of typed clients lose the properties of a schema that has anyOf or oneOf.
-        if hasattr(instance, "at_least_one_of"):
+        if instance.at_least_one_of:
             one, other = instance.at_least_one_of
             described["if"] = {"not": {"required": [one]}}
             described["then"] = {"required": [other]}
-        if hasattr(instance, "exactly_one_of"):
+        if instance.exactly_one_of:
             described["minProperties"] = described["maxProperties"] = 1
         return described
 
@@ -178,14 +179,14 @@ def field_to_json_schema(converter: Converter, field: Any, **kwargs: Any) -> dic
                 "maxLength": field.limit,
                 "description": "With a leading +, in any usual spelling.",
             }
-        case schemas.ClearableEmail():
-            address = {"format": "email", "maxLength": field.limit}
-            return {"type": "string", "anyOf": [address, {"pattern": r"^\s*$"}]}
         case schemas.EmailAddress():
-            return {"type": "string", "format": "email", "maxLength": field.limit}
+            address = {"format": "email", "maxLength": field.limit}
+            if field.clearable:
+                return {"type": "string", "anyOf": [address, {"pattern": r"^\s*$"}]}
+            return {"type": "string", **address}
         case schemas.TagList():
-            tag = rf"[^,\u0000]{{0,{field.max_length}}}"
-            pattern = f"^{tag}(,{tag}){{0,{field.max_tags - 1}}}$"
+            tag = rf"[^,\u0000]{{0,{schemas.Tag.limit}}}"
+            pattern = f"^{tag}(,{tag}){{0,{schemas.MAX_TAGS - 1}}}$"
             return {"type": "string", "pattern": pattern, "description": "Comma-separated."}
         case schemas.Tag():
             pattern = rf"^[^,\u0000]*{NOT_BLANK}[^,\u0000]*$"

@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from codecs import BOM_UTF8
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from datetime import UTC
 from functools import lru_cache
@@ -20,6 +20,7 @@ from marshmallow import Schema, ValidationError, fields, validate, validates_sch
 from marshmallow.exceptions import SCHEMA
 
 NESTING_LIMIT = 512
+MAX_TAGS = 100
 SOURCES = ["api", "csv_import", "manual"]
 
 # The ISO 3166 country in which a phone number without a leading + is dialled; None refuses it.
@@ -31,8 +32,7 @@ _BETWEEN = r"[\s.()\u2010-\u2015\u2212-]"
 _PHONE = re.compile(rf"(?:tel:)?[\s(]*([+\uff0b]?){_BETWEEN}*\d(?:\d|{_BETWEEN})*", re.IGNORECASE)
 # The same for JSON Schema, in ASCII digits: no number has fewer or more of them.
 PHONE_PATTERN = rf"^\s*([Tt][Ee][Ll]:)?[\s(]*[+\uff0b]{_BETWEEN}*([0-9]{_BETWEEN}*){{4,18}}$"
-_LIKE_E164 = re.compile(r"\+[0-9]+")
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # by SQLite or in UTF-8
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
@@ -45,23 +45,18 @@ def parse_json(text: bytes) -> Any:
     try:
         string = text.removeprefix(BOM_UTF8).decode()
         document = _json.decode(string)
+        brackets = string.count("[") + string.count("{")  # rarely enough to look at the levels
+        if brackets > NESTING_LIMIT and sum(1 for _ in _levels(document)) > NESTING_LIMIT + 1:
+            raise RecursionError
     except UnicodeDecodeError as error:
         raise BadJSON(f"is not UTF-8: see byte {error.start}") from error
     except json.JSONDecodeError as error:
         raise BadJSON(f"is not JSON: {error}") from error
     except RecursionError as error:
-        raise BadJSON(_TOO_DEEP) from error
-    except ValueError as error:
-        raise BadJSON(_TOO_LARGE) from error  # an integer beyond Python's limit of digits
-    if string.count("[") + string.count("{") <= NESTING_LIMIT:  # as almost always
-        return document
-    if any(depth > NESTING_LIMIT for depth, _ in enumerate(_levels(document))):
-        raise BadJSON(_TOO_DEEP)
+        raise BadJSON(f"is nested deeper than {NESTING_LIMIT} levels") from error
+    except ValueError as error:  # Python's own for an integer of more than 4,300 digits
+        raise BadJSON("holds a number that is too large") from error
     return document
-
-
-_TOO_DEEP = f"is nested deeper than {NESTING_LIMIT} levels"
-_TOO_LARGE = "holds a number that is too large"
 
 
 def _levels(document: Any) -> Iterator[list[Any]]:
@@ -69,13 +64,9 @@ def _levels(document: Any) -> Iterator[list[Any]]:
     level = [document]
     while level:
         yield level
-        level = [child for value in level for child in _children(value)]
-
-
-def _children(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return chain(value, value.values())
-    return value if isinstance(value, list) else ()
+        objects = [value for value in level if isinstance(value, dict)]
+        arrays = [value for value in level if isinstance(value, list)]
+        level = list(chain(*arrays, *objects, *(each.values() for each in objects)))
 
 
 def _refuse_constant(text):
@@ -85,7 +76,7 @@ def _refuse_constant(text):
 def _finite(text):
     number = float(text)
     if math.isinf(number):
-        raise BadJSON(_TOO_LARGE)
+        raise ValueError
     return number
 
 
@@ -95,76 +86,56 @@ _json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 class Text(fields.String):
     """A string without the white space around it, of at most 255 characters by default.
 
-    Refuses NUL and lone surrogates, which SQLite or UTF-8 can't carry.
+    `clearable` reads the empty string, which clears a field, as None. Subclasses say in `parse`
+    what else the text must be.
     """
 
     default_error_messages = {
         "invalid": "Must be a string.",
         "required": "Is required.",
         "null": "May not be null: leave it out instead.",
-        "too_long": "Must be at most {limit} characters long.",
-        "unstorable": "Must not contain NUL or a lone surrogate.",
     }
+    limit: int | None = 255
 
-    def __init__(self, *, limit: int | None = 255, **kwargs):
+    def __init__(self, *, clearable: bool = False, **kwargs):
         super().__init__(**kwargs)
-        self.limit = limit
+        self.clearable = clearable
+        if clearable:
+            self.error_messages["null"] = 'May not be null: pass "" to clear it, or leave it out.'
 
     def _deserialize(self, value, attr, data, **kwargs):
         text = super()._deserialize(value, attr, data, **kwargs).strip()
-        if not _storable(text):
-            raise self.make_error("unstorable")
+        if self.clearable and not text:
+            return None
+        if _UNSTORABLE.search(text):
+            raise ValidationError("Must not contain NUL or a lone surrogate.")
         if self.limit and len(text) > self.limit:
-            raise self.make_error("too_long", limit=self.limit)
+            raise ValidationError(f"Must be at most {self.limit} characters long.")
+        return self.parse(text)
+
+    def parse(self, text: str) -> Any:
+        """Return the value that the text stands for. Raises ValidationError."""
         return text
 
 
 class EmailAddress(Text):
     """An address such as romain@example.com."""
 
-    default_error_messages = {"not_email": "Must be an email address."}
-    _valid = validate.Email()
+    _check = validate.Email(error="Must be an email address.")
 
-    def _deserialize(self, value, attr, data, **kwargs):
-        email = super()._deserialize(value, attr, data, **kwargs)
-        if not email.isprintable():  # an invisible character, with which nobody would find it
-            raise self.make_error("not_email")
-        try:
-            return self._valid(email)
-        except ValidationError as error:
-            raise self.make_error("not_email") from error
-
-
-class Clearable:
-    """Reads the empty string, which clears a field, as None."""
-
-    default_error_messages = {"null": 'May not be null: pass "" to clear it, or leave it out.'}
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        if isinstance(value, str) and not value.strip():
-            return None
-        return super()._deserialize(value, attr, data, **kwargs)
-
-
-class ClearableText(Clearable, Text):
-    """Text or nothing."""
-
-
-class ClearableEmail(Clearable, EmailAddress):
-    """An email address or nothing."""
+    def parse(self, text):
+        # An address with an invisible character in it would be found by nobody.
+        return self._check(text if text.isprintable() else "")
 
 
 class ContactId(Text):
     """A UUID with hyphens, read in either case, returned in lower case."""
 
-    default_error_messages = {
-        "not_uuid": "Must be a UUID, for example 0197c1de-52ab-7cc3-9f3e-4a8d1f0c2b6e.",
-    }
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        text = super()._deserialize(value, attr, data, **kwargs)
+    def parse(self, text):
         if not _UUID.fullmatch(text):
-            raise self.make_error("not_uuid")
+            raise ValidationError(
+                "Must be a UUID, for example 0197c1de-52ab-7cc3-9f3e-4a8d1f0c2b6e."
+            )
         return text.lower()
 
 
@@ -175,18 +146,8 @@ class PhoneNumber(Text):
     so that fictional ones such as +1 415 555 0123 work.
     """
 
-    default_error_messages = {
-        "no_plus": "Must start with + and the country code, for example +14155550123.",
-        "not_phone": "Must be a phone number, for example +14155550123.",
-        "impossible": "Can't be a phone number: its length or country code does not exist.",
-    }
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        text = super()._deserialize(value, attr, data, **kwargs)
-        try:
-            return _e164(text, default_region.get())
-        except NotAPhoneNumber as error:
-            raise self.make_error(error.args[0]) from error
+    def parse(self, text):
+        return _e164(text, default_region.get())
 
 
 class TagList(Text):
@@ -194,70 +155,54 @@ class TagList(Text):
 
     default_error_messages = {
         "null": 'May not be null: pass "" to remove all tags, or leave it out.',
-        "too_many": "Must be at most {limit} tags.",
-        "tag_too_long": "Each tag must be at most {limit} characters long.",
     }
-    max_tags = 100
-    max_length = 64
+    limit = None
 
-    def __init__(self, **kwargs):
-        super().__init__(limit=None, **kwargs)
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        text = super()._deserialize(value, attr, data, **kwargs)
+    def parse(self, text):
         tags = list(dict.fromkeys(tag for piece in text.split(",") if (tag := piece.strip())))
-        if len(tags) > self.max_tags:
-            raise self.make_error("too_many", limit=self.max_tags)
-        if any(len(tag) > self.max_length for tag in tags):
-            raise self.make_error("tag_too_long", limit=self.max_length)
+        if len(tags) > MAX_TAGS:
+            raise ValidationError(f"Must be at most {MAX_TAGS} tags.")
+        if any(len(tag) > Tag.limit for tag in tags):
+            raise ValidationError(f"Each tag must be at most {Tag.limit} characters long.")
         return tags
-
-
-class Metadata(fields.Field):
-    """A JSON object. The store limits its size, since only the merged result counts."""
-
-    default_error_messages = {
-        "invalid": "Must be a JSON object.",
-        "null": "May not be null: leave it out instead.",
-        "unstorable": "Must not contain NUL or a lone surrogate, in keys or in values.",
-    }
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        if not isinstance(value, dict):
-            raise self.make_error("invalid")
-        for level in _levels(value):
-            if not all(_storable(each) for each in level if isinstance(each, str)):
-                raise self.make_error("unstorable")
-        return value
 
 
 class Tag(Text):
     """One tag, without a comma, which could not be written back through a TagList."""
 
-    default_error_messages = {
-        "null": "May not be null.",
-        "empty": "May not be empty.",
-        "comma": "Must not contain a comma.",
-    }
+    default_error_messages = {"null": "May not be null."}
+    limit = 64
 
-    def __init__(self, **kwargs):
-        super().__init__(limit=TagList.max_length, **kwargs)
+    def parse(self, text):
+        if not text:
+            raise ValidationError("May not be empty.")
+        if "," in text:
+            raise ValidationError("Must not contain a comma.")
+        return text
+
+
+class Metadata(fields.Field):
+    """A JSON object. The store limits its size, since only the merged result counts."""
+
+    default_error_messages = {"null": "May not be null: leave it out instead."}
 
     def _deserialize(self, value, attr, data, **kwargs):
-        tag = super()._deserialize(value, attr, data, **kwargs)
-        if not tag:
-            raise self.make_error("empty")
-        if "," in tag:
-            raise self.make_error("comma")
-        return tag
+        if not isinstance(value, dict):
+            raise ValidationError("Must be a JSON object.")
+        for level in _levels(value):
+            if any(isinstance(each, str) and _UNSTORABLE.search(each) for each in level):
+                raise ValidationError(
+                    "Must not contain NUL or a lone surrogate, in keys or in values."
+                )
+        return value
 
 
 def with_tag(tags: list[str], tag: str) -> list[str]:
     """Return the tags with that one last, unless it is there. Raises ValidationError."""
     if tag in tags:
         return tags
-    if len(tags) >= TagList.max_tags:
-        text = f"The contact has {TagList.max_tags} tags already: remove one first."
+    if len(tags) >= MAX_TAGS:
+        text = f"The contact has {MAX_TAGS} tags already: remove one first."
         raise ValidationError(text, "tag")
     return [*tags, tag]
 
@@ -311,6 +256,17 @@ class Body(Schema):
         "unknown": "Unknown field: check its spelling.",
         "type": "The body must be a JSON object.",
     }
+    at_least_one_of: tuple[str, ...] = ()
+    exactly_one_of: tuple[str, ...] = ()
+
+    @validates_schema
+    def check_one_of(self, data, **kwargs):
+        if (names := self.at_least_one_of) and data.keys().isdisjoint(names):
+            text = f"Pass {' or '.join(names)}: at least one of them is required."
+            raise ValidationError({name: [text] for name in names})
+        if (names := self.exactly_one_of) and len(data.keys() & names) != 1:
+            text = f"Pass exactly one of {', '.join(names)}."
+            raise ValidationError({name: [text] for name in names})
 
     def handle_error(self, error, data, **kwargs):
         """Put unknown fields, which marshmallow keeps in a set, last and in the order sent."""
@@ -329,18 +285,12 @@ class ContactReference(Body):
     contact_id = ContactId()
     phone = PhoneNumber()
 
-    @validates_schema
-    def check_reference(self, data, **kwargs):
-        if data.keys().isdisjoint(self.at_least_one_of):
-            text = "Pass contact_id or phone: at least one of them is required."
-            raise ValidationError({field: [text] for field in self.at_least_one_of})
-
 
 class ContactFields(Body):
     """What can be written to a contact."""
 
-    name = ClearableText()
-    email = ClearableEmail()
+    name = Text(clearable=True)
+    email = EmailAddress(clearable=True)
     tags = TagList()
     metadata = Metadata()
 
@@ -368,7 +318,6 @@ class ImportedContact(CreateContact):
 class ImportedCells(ImportedContact):
     """A row of a CSV file, whose cells are text."""
 
-    tags = TagList()
     metadata = MetadataInCell()
 
 
@@ -380,12 +329,6 @@ class GetContact(Body):
     contact_id = ContactId()
     phone = PhoneNumber()
     email = EmailAddress()
-
-    @validates_schema
-    def check_reference(self, data, **kwargs):
-        if len(data) != 1:
-            text = "Pass exactly one of contact_id, phone and email."
-            raise ValidationError({field: [text] for field in self.exactly_one_of})
 
 
 class SearchContacts(Body):
@@ -470,46 +413,37 @@ class Me(Response):
     tenant = fields.Nested(Tenant)
 
 
-def _storable(text: str) -> bool:
-    return "\0" not in text and (text.isascii() or not _SURROGATE.search(text))
-
-
-class NotAPhoneNumber(ValueError):
-    """The argument is the key of PhoneNumber's message that says why."""
+_IMPOSSIBLE = "Can't be a phone number: its length or country code does not exist."
 
 
 # Clients name the same contacts again and again, and to read a phone costs as much as all else that
 # a schema does.
 @lru_cache(maxsize=10_000)
 def _e164(text: str, region: str | None) -> str:
-    dialled = text if _LIKE_E164.fullmatch(text) else _dialled(text, region)
-    e164 = _parsed(dialled, region)
-    # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
-    if e164 != dialled and _parsed(e164, None) != e164:
-        raise NotAPhoneNumber("impossible")
-    return e164
-
-
-def _dialled(text: str, region: str | None) -> str:
     # Invisible direction marks come along when a number is copied from a contacts app.
     match = _PHONE.fullmatch("".join(c for c in text if unicodedata.category(c) != "Cf"))
     if not match:
-        raise NotAPhoneNumber("not_phone")
+        raise ValidationError("Must be a phone number, for example +14155550123.")
     plus = match[1]
     if not plus and region is None:
-        raise NotAPhoneNumber("no_plus")
-    return plus + "".join(filter(str.isdecimal, text))
+        raise ValidationError("Must start with + and the country code, for example +14155550123.")
+    dialled = plus + "".join(filter(str.isdecimal, text))
+    e164 = _parsed(dialled, region)
+    # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
+    if e164 != dialled and _parsed(e164, None) != e164:
+        raise ValidationError(_IMPOSSIBLE)
+    return e164
 
 
 def _parsed(dialled: str, region: str | None) -> str:
     try:
         number = phonenumbers.parse(dialled, region)
     except phonenumbers.NumberParseException as error:
-        raise NotAPhoneNumber("impossible") from error
+        raise ValidationError(_IMPOSSIBLE) from error
     # WhatsApp still writes Mexican mobiles as +52 1 and ten digits; the 1 was retired in 2019.
     if number.country_code == 52 and 10**10 <= number.national_number < 2 * 10**10:
         number.national_number -= 10**10
     possible = phonenumbers.is_possible_number_with_reason(number)
     if possible != phonenumbers.ValidationResult.IS_POSSIBLE:
-        raise NotAPhoneNumber("impossible")
+        raise ValidationError(_IMPOSSIBLE)
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
