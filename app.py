@@ -3,7 +3,6 @@
 import difflib
 import hashlib
 import hmac
-import json
 import logging
 import math
 import os
@@ -14,19 +13,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache, partial, wraps
+from functools import lru_cache, partial, wraps
 from pathlib import Path
 from typing import Any
 
 import click
 import phonenumbers
 import platformdirs
-from flask import Blueprint, Flask, Request, Response, current_app, g, request
+from flask import Blueprint, Flask, Response, current_app, g, make_response, request
 from flask.json.provider import DefaultJSONProvider
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from marshmallow.exceptions import SCHEMA
 from werkzeug import exceptions as http
-from werkzeug.routing import MapAdapter
 
 import openapi
 import schemas
@@ -48,7 +46,7 @@ from store import (
 
 BODY_LIMIT = 1024 * 1024
 API_PREFIXES = {"/api/v1": "api", "/v1": "v1"}
-MAX_COUNTED_TOKENS = 1000
+COUNTED_TOKENS = 10_000
 
 error_log = logging.getLogger("contacts.error")
 
@@ -59,7 +57,6 @@ def create_app(
     settings: Mapping[str, str] = os.environ,
     *,
     sandbox: bool = False,
-    data_folder: Path | None = None,
 ) -> Flask:
     """Return the WSGI application. `settings` are read as environment variables are.
 
@@ -70,7 +67,11 @@ def create_app(
     app.json = ContactJSON(app)
     app.url_map.merge_slashes = False
     app.config.from_mapping(
-        read_settings(settings), PROVIDE_AUTOMATIC_OPTIONS=False, ACCESS_LOG=None
+        read_settings(settings),
+        ACCESS_LOG=None,
+        MAX_CONTENT_LENGTH=BODY_LIMIT + 1,  # where a longer body is cut off
+        PROPAGATE_EXCEPTIONS=False,
+        PROVIDE_AUTOMATIC_OPTIONS=False,
     )
     store = app.extensions["store"] = Store(
         app.config["CONTACTS_DATABASE"] or default_database(sandbox),
@@ -78,8 +79,7 @@ def create_app(
         application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
     )
     rate_limit = RateLimit(app.config["CONTACTS_RATE_LIMIT"])
-    app.before_request(begin)
-    app.teardown_request(end)
+    app.before_request(start_clock)
     app.after_request(write_log)
     app.after_request(add_headers)
     if sandbox:
@@ -91,21 +91,16 @@ def create_app(
     for prefix, name in API_PREFIXES.items():
         app.register_blueprint(api, url_prefix=prefix, name=name)
     app.add_url_rule("/healthz", view_func=healthz)
-    for error, handler in ERROR_HANDLERS.items():
-        app.register_error_handler(error, handler)
+    rules = app.url_map.iter_rules()
+    app.config["PATH_WORDS"] = {word for rule in rules for word in rule.rule.split("/")}
     return app
 
 
 # Settings
 
-PREFIX = "CONTACTS_"
-
 
 class Settings(Schema):
     """The environment variables that the service reads, with their defaults."""
-
-    class Meta:
-        unknown = EXCLUDE
 
     QYVO_TOKEN = fields.String(
         load_default=None,
@@ -132,12 +127,11 @@ def read_settings(environment: Mapping[str, str]) -> dict[str, Any]:
     Raises click.ClickException for a wrong value, and for a name that is nearly a setting's.
     """
     for name in unknown_settings(environment):
-        known = [each for each in Settings().fields if each.startswith(PREFIX)]
-        endings = [each.removeprefix(PREFIX) for each in known]
-        if near := difflib.get_close_matches(name.removeprefix(PREFIX).upper(), endings, 1, 0.8):
-            raise click.ClickException(f"{name}: Not a setting. Did you mean {PREFIX}{near[0]}?")
+        if near := difflib.get_close_matches(name.upper(), Settings().fields, 1, 0.88):
+            raise click.ClickException(f"{name}: Not a setting. Did you mean {near[0]}?")
     try:
-        return Settings().load({name: value for name, value in environment.items() if value})
+        given = {name: value for name, value in environment.items() if value}
+        return Settings().load(given, unknown=EXCLUDE)
     except ValidationError as error:
         name, [text, *_] = next(iter(error.messages.items()))
         raise click.ClickException(f"{name}: {text}") from error
@@ -145,7 +139,7 @@ def read_settings(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def unknown_settings(environment: Mapping[str, str]) -> list[str]:
     """Return the names that begin as a setting's and are none."""
-    names = {name for name, value in environment.items() if value and name.startswith(PREFIX)}
+    names = {name for name, value in environment.items() if value and name.startswith("CONTACTS_")}
     return sorted(names - Settings().fields.keys())
 
 
@@ -165,10 +159,8 @@ def default_database(sandbox: bool) -> Path:
 
 # Authentication and rate limit
 
-FindToken = Callable[[str], Token | None]
 
-
-def token_finder(app: Flask, store: Store) -> FindToken:
+def token_finder(app: Flask, store: Store) -> Callable[[str], Token | None]:
     """Return what looks up a bearer token: in the database, and QYVO_TOKEN, if it is set."""
     if not app.config["QYVO_TOKEN"]:
         return store.find_token
@@ -182,7 +174,7 @@ def token_finder(app: Flask, store: Store) -> FindToken:
     return find_token
 
 
-def admit(find_token: FindToken, rate_limit: "RateLimit"):
+def admit(find_token: Callable[[str], Token | None], rate_limit: "RateLimit"):
     """Authenticate and count the request, before a byte of its body is read."""
     view = current_app.view_functions.get(request.endpoint)
     if view is None or getattr(view, "public", False):
@@ -215,46 +207,37 @@ class RateLimit:
 
     def __init__(self, per_minute: int | None):
         self._limit = per_minute
-        self._admitted: dict[tuple[int, str], deque[float]] = {}  # at which time.monotonic()
         self._lock = threading.Lock()
+        # For each of the last tokens, when its requests were admitted, by time.monotonic().
+        self._admitted = lru_cache(COUNTED_TOKENS)(lambda token: deque())
 
     def count(self, token: Token):
         """Count the request, once however often it is repeated. Raises TooManyRequests."""
-        if not self._limit:
-            return
         environ = request.environ
-        if "contacts.rate_limit" not in environ:
-            environ["contacts.rate_limit"], wait = self._count(token)
-            if wait:
-                raise http.TooManyRequests(retry_after=math.floor(wait) + 1)
-
-    def _count(self, token: Token) -> tuple[dict[str, int], float]:
+        if not self._limit or "contacts.rate_limit" in environ:
+            return
         now = time.monotonic()
         with self._lock:
-            if len(self._admitted) > MAX_COUNTED_TOKENS:
-                recent = [(key, d) for key, d in self._admitted.items() if d[-1] > now - 60]
-                self._admitted = dict(recent)
-            admitted = self._admitted.setdefault((token.id, token.name), deque())
+            admitted = self._admitted(token)
             while admitted and admitted[0] <= now - 60:
                 admitted.popleft()
             wait = admitted[0] + 60 - now if len(admitted) == self._limit else 0
             if not wait:
                 admitted.append(now)
             remaining = self._limit - len(admitted)
-        return {"X-RateLimit-Limit": self._limit, "X-RateLimit-Remaining": remaining}, wait
+        environ["contacts.rate_limit"] = {
+            "X-RateLimit-Limit": self._limit,
+            "X-RateLimit-Remaining": remaining,
+        }
+        if wait:
+            raise http.TooManyRequests(retry_after=math.floor(wait) + 1)
 
 
 # Requests and responses
 
 
 class Service(Flask):
-    """Flask, without reading the host of a request, which no route depends on and takes long."""
-
-    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
-        if request is None:
-            return None
-        root, path = f"{request.root_path}/", request.path
-        return MapAdapter(self.url_map, "", root, "", request.scheme, path, request.method)
+    """Flask, but for what it logs."""
 
     def log_exception(self, exc_info: Any):
         """Log without the path as it was sent, which may hold a secret."""
@@ -262,16 +245,16 @@ class Service(Flask):
 
 
 class ContactJSON(DefaultJSONProvider):
-    """JSON as UTF-8 text in the order that the schemas give it, by one encoder for all."""
+    """Compact JSON as UTF-8 text, in the order that the schemas give it."""
 
-    _encode = json.JSONEncoder(
-        ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat
-    ).encode
+    compact = True
+    default = staticmethod(datetime.isoformat)
+    ensure_ascii = False
+    sort_keys = False
 
-    def response(self, value: Any) -> Response:
-        """Lone surrogates, which a client's field may be named by, are escaped."""
-        body = (self._encode(value) + "\n").encode(errors="backslashreplace")
-        return Response(body, content_type="application/json")
+    def dumps(self, obj: Any, **kwargs: Any) -> str:
+        """Escape lone surrogates, which a client's field may be named by."""
+        return super().dumps(obj, **kwargs).encode(errors="backslashreplace").decode()
 
 
 def accepts(schema: schemas.Body):
@@ -294,7 +277,7 @@ def returns(schema: Schema, status: int = 200):
     def decorate(view):
         @wraps(view)
         def wrapper(**kwargs):
-            return current_app.json.response(schema.dump(view(**kwargs))), status
+            return schema.dump(view(**kwargs)), status
 
         wrapper.returns = schema, status
         return wrapper
@@ -307,14 +290,12 @@ def read_json(allowed: type = dict) -> Any:
 
     Raises what leads to a 4xx.
     """
-    sent = request._get_current_object()  # to look it up once, not six times
-    length = sent.content_length or 0
+    length = request.content_length or 0
     if length > BODY_LIMIT:
         raise http.RequestEntityTooLarge
-    if not sent.is_json:
+    if not request.is_json:
         raise http.UnsupportedMediaType
-    sent.max_content_length = BODY_LIMIT + 1  # where a longer one is cut off
-    body = sent.get_data()
+    body = request.get_data()
     if len(body) > BODY_LIMIT:
         raise http.RequestEntityTooLarge
     if len(body) < length:
@@ -326,17 +307,13 @@ def read_json(allowed: type = dict) -> Any:
     return document
 
 
-def begin():
+def start_clock():
     """Say until when the store may wait for this request: not at all on the server's loop."""
     environ = request.environ
     g.began = environ.setdefault("contacts.began", time.monotonic())
     if "contacts.waiting_since" in environ:  # other servers leave it to the store
         since = environ["contacts.waiting_since"]
         wait_until.set(0 if since is None else since + BUSY_SECONDS)
-
-
-def end(error: BaseException | None):
-    wait_until.set(None)
 
 
 def add_headers(response: Response) -> Response:
@@ -350,18 +327,20 @@ def add_headers(response: Response) -> Response:
 
 
 def write_log(response: Response) -> Response:
-    """One line: time, method, path, status, milliseconds, the token's name, the client."""
+    """Log time, method, path, status, milliseconds, the token's name, the client."""
     log = current_app.config["ACCESS_LOG"]
     if log and "unlogged" not in g:
-        method, token = request.method, g.get("token")
-        line = (
-            f"{datetime.now(UTC).isoformat(timespec='milliseconds')}"
-            f" {method if _METHOD.fullmatch(method) else '…'} {loggable_path()}"
-            f" {response.status_code} {(time.monotonic() - g.began) * 1000:.1f}ms"
-            f" {token.name if token else '-'} {client_address()}\n"
+        words = (
+            datetime.now(UTC).isoformat(timespec="milliseconds"),
+            request.method if _METHOD.fullmatch(request.method) else "…",
+            loggable_path(),
+            str(response.status_code),
+            f"{(time.monotonic() - g.began) * 1000:.1f}ms",
+            g.token.name if g.get("token") else "-",
+            client_address(),
         )
         with suppress(OSError):  # a full disk must not keep the response back
-            log.write(line)  # which takes a quarter of the time that logging does
+            log.write(" ".join(words) + "\n")  # which takes a quarter of the time that logging does
     return response
 
 
@@ -376,13 +355,8 @@ def client_address() -> str:
 
 def loggable_path() -> str:
     """Return the path without what no endpoint's path has: it may be a secret or a phone number."""
-    words = path_words(current_app._get_current_object())
+    words = current_app.config["PATH_WORDS"]
     return "/".join(part if part in words else "…" for part in request.path[:500].split("/"))
-
-
-@cache
-def path_words(app: Flask) -> set[str]:
-    return {part for rule in app.url_map.iter_rules() for part in rule.rule.split("/")}
 
 
 _METHOD = re.compile(r"[A-Z]{1,16}")
@@ -391,83 +365,76 @@ _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 
 # Errors
 
+TEXTS = {
+    http.NotFound: "Not found",
+    http.MethodNotAllowed: "Method not allowed",
+    http.RequestEntityTooLarge: f"The body is larger than {BODY_LIMIT} bytes (1 MiB): send less.",
+    http.UnsupportedMediaType: "Send JSON, with the header Content-Type: application/json.",
+    http.ClientDisconnected: "The body is shorter than its Content-Length.",
+    http.TooManyRequests: "Too many requests",
+    http.InternalServerError: "Server error",
+}
 
-def refusal(
-    status: int,
-    text: str,
-    headers: Mapping[str, str] | None = None,
-    errors: Mapping[str, list[str]] | None = None,
-) -> Response:
+
+def refusal(status: int, text: str, headers: Any = (), **more: Any) -> Response:
     """Return an error as the contract shows it: the same text under both of the vendor's keys."""
-    body = {"error": text, "message": text}
-    if errors:
-        body["errors"] = errors
-    response = current_app.json.response(body)
-    response.status_code = status
-    response.headers.update(headers or {})
-    return response
+    return make_response({"error": text, "message": text, **more}, status, headers)
 
 
-def invalid(errors: Mapping[str, list[str]]) -> Response:
-    return refusal(422, "The given data was invalid.", errors=errors)
+@api.app_errorhandler(http.HTTPException)
+def http_error(error: http.HTTPException) -> Response:
+    headers = [(name, value) for name, value in error.get_headers() if name != "Content-Type"]
+    return refusal(error.code, TEXTS.get(type(error), error.description), headers)
 
 
-def flat(errors: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Yield the texts of nested fields under names such as contacts.0.phone."""
-    for field, texts in errors.items():
-        name = f"{prefix}.{field}" if prefix else str(field)
-        if isinstance(texts, dict):
-            yield from flat(texts, name)
-        elif field == SCHEMA and prefix:  # what is wrong with all of it
-            yield prefix, texts
-        else:
-            yield name, texts
+@api.app_errorhandler(schemas.BadJSON)
+def bad_json(error: schemas.BadJSON) -> Response:
+    return refusal(400, f"The body {error}.")
 
 
-def server_error(error: Exception) -> Response:
-    error_log.error("%s %s failed", request.method, loggable_path(), exc_info=error)
-    return refusal(500, "Server error")
-
-
-def unavailable(text: str, error: Exception) -> Response:
-    error_log.error("%s %s: %s", request.method, loggable_path(), error.__cause__ or error)
-    return refusal(503, text, {"Retry-After": "1"})
-
-
+@api.app_errorhandler(http.Unauthorized)
+@api.app_errorhandler(WorkspaceNotFound)  # it was dropped, and its token with it
 def unauthenticated(error: Exception) -> Response:
     return refusal(401, "Unauthenticated.", {"WWW-Authenticate": "Bearer"})
 
 
-ERROR_HANDLERS: dict[type[Exception], Callable[[Any], Response]] = {
-    schemas.BadJSON: lambda error: refusal(400, f"The body {error}."),
-    http.Unauthorized: unauthenticated,
-    WorkspaceNotFound: unauthenticated,  # it was dropped, and its token with it
-    ContactNotFound: lambda _: refusal(404, "Contact not found"),
-    http.NotFound: lambda _: refusal(404, "Not found"),
-    http.MethodNotAllowed: lambda error: refusal(
-        405, "Method not allowed", {"Allow": ", ".join(sorted(error.valid_methods))}
-    ),
-    http.RequestEntityTooLarge: lambda _: refusal(
-        413, f"The body is larger than {BODY_LIMIT} bytes (1 MiB): send less."
-    ),
-    http.UnsupportedMediaType: lambda _: refusal(
-        415, "Send JSON, with the header Content-Type: application/json."
-    ),
-    http.ClientDisconnected: lambda _: refusal(400, "The body is shorter than its Content-Length."),
-    http.TooManyRequests: lambda error: refusal(
-        429, "Too many requests", {"Retry-After": str(error.retry_after)}
-    ),
-    ValidationError: lambda error: invalid(dict(flat(error.normalized_messages()))),
-    MetadataTooLarge: lambda error: invalid({error.field: [str(error)]}),
-    Conflict: lambda error: invalid({error.field: [str(error)]}),
-    StoreUnavailable: lambda error: unavailable(str(error), error),
-    UnusableDatabase: lambda error: unavailable(
-        "The database can't be used. Nothing was written; try again later.", error
-    ),
-    http.InternalServerError: lambda _: refusal(500, "Server error"),
-    http.HTTPException: lambda error: refusal(error.code, error.description),
-    Exception: server_error,
-}
+@api.app_errorhandler(ContactNotFound)
+def contact_not_found(error: ContactNotFound) -> Response:
+    return refusal(404, "Contact not found")
+
+
+@api.app_errorhandler(ValidationError)
+def invalid(error: ValidationError) -> Response:
+    errors = dict(flat(error.normalized_messages()))
+    return refusal(422, "The given data was invalid.", errors=errors)
+
+
+@api.app_errorhandler(Conflict)
+@api.app_errorhandler(MetadataTooLarge)
+def refused_by_the_store(error: Conflict | MetadataTooLarge) -> Response:
+    return invalid(ValidationError(str(error), error.field))
+
+
+@api.app_errorhandler(StoreUnavailable)
+def unavailable(error: Exception, text: str | None = None) -> Response:
+    error_log.error("%s %s: %s", request.method, loggable_path(), error.__cause__ or error)
+    return refusal(503, text or str(error), {"Retry-After": "1"})
+
+
+@api.app_errorhandler(UnusableDatabase)
+def unusable(error: UnusableDatabase) -> Response:
+    return unavailable(error, "The database can't be used. Nothing was written; try again later.")
+
+
+def flat(errors: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, list[str]]]:
+    """Yield the texts of nested fields under names such as contacts.0.phone."""
+    for field, texts in errors.items():
+        # What is wrong with all of a nested object is under SCHEMA.
+        names = path if path and field == SCHEMA else (*path, str(field))
+        if isinstance(texts, dict):
+            yield from flat(texts, names)
+        else:
+            yield ".".join(names), texts
 
 
 # The endpoints
@@ -548,7 +515,7 @@ def healthz():
     try:
         store().ping()
     except Exception as error:
-        return unavailable("The database does not answer.", error)
+        return unavailable(error, "The database does not answer.")
     return {"status": "ok"}
 
 
