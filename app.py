@@ -53,11 +53,7 @@ error_log = logging.getLogger("contacts.error")
 api = Blueprint("api", __name__)
 
 
-def create_app(
-    settings: Mapping[str, str] = os.environ,
-    *,
-    sandbox: bool = False,
-) -> Flask:
+def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = False) -> Flask:
     """Return the WSGI application. `settings` are read as environment variables are.
 
     Raises click.ClickException, which names the setting, for a wrong value. The database is

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the schemas that validate and the routes that answer."""
+"""The OpenAPI document, made from the routes and from the schemas that validate."""
 
 from functools import cache
 from http import HTTPStatus
@@ -8,6 +8,7 @@ from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin, OpenAPIConverter
 from apispec.ext.marshmallow.common import resolve_schema_instance
 from flask import Flask
+from marshmallow import RAISE, Schema, fields
 
 import schemas
 
@@ -28,40 +29,60 @@ REQUEST_EXAMPLES = {
     "remove_tag": {"phone": "+14155550123", "tag": "vip"},
 }
 
-EVERY_CALL = {401: "Unauthenticated", 429: "TooManyRequests", 500: "ServerError", 503: "Busy"}
-WITH_BODY = {400: "BadRequest", 413: "TooLarge", 415: "NotJSON", 422: "Invalid"}
-ONE_CONTACT = {404: "ContactNotFound"}
 
-ERRORS = {
-    "BadRequest": "The body is not JSON.",
-    "Unauthenticated": "No token, or not a known one.",
-    "ContactNotFound": "No contact has that id or phone.",
-    "TooLarge": "The body is larger than 1 MiB.",
-    "NotJSON": "The content type is not JSON's.",
-    "Invalid": "Validation failed.",
-    "TooManyRequests": "The rate limit is used up.",
-    "ServerError": "The service's own fault.",
-    "Busy": "The database is busy or the disk is full; nothing was written.",
-}
-HEADERS = {
-    "Unauthenticated": {"WWW-Authenticate": {"type": "string", "const": "Bearer"}},
-    "TooManyRequests": {"Retry-After": {"type": "integer", "description": "In seconds."}},
-    "Busy": {"Retry-After": {"type": "integer", "description": "In seconds."}},
-}
+def header(required: bool, **schema: str) -> dict[str, Any]:
+    return {"required": required, "schema": schema}
 
-# On every answer to a caller who is known, when the operator has set a limit.
+
+# In every response to a known token, when the operator has set a limit.
 RATE_LIMIT = {
-    "X-RateLimit-Limit": {"type": "integer", "description": "Requests a minute."},
-    "X-RateLimit-Remaining": {"type": "integer", "description": "What is left of them."},
+    "X-RateLimit-Limit": header(False, type="integer", description="Requests a minute."),
+    "X-RateLimit-Remaining": header(False, type="integer", description="What is left of them."),
+}
+RETRY_AFTER = {"Retry-After": header(True, type="integer", description="In seconds.")}
+AUTHENTICATE = {"WWW-Authenticate": header(True, type="string", const="Bearer")}
+
+# By status: the name and description of the response, and its headers.
+ERRORS = {
+    400: ("BadRequest", "The body is not JSON.", RATE_LIMIT),
+    401: ("Unauthenticated", "No token, or not a known one.", AUTHENTICATE),
+    404: ("ContactNotFound", "No contact has that id or phone.", RATE_LIMIT),
+    413: ("TooLarge", "The body is larger than 1 MiB.", RATE_LIMIT),
+    415: ("NotJSON", "The content type is not JSON's.", RATE_LIMIT),
+    422: ("Invalid", "Validation failed.", RATE_LIMIT),
+    429: ("TooManyRequests", "The rate limit is used up.", RETRY_AFTER | RATE_LIMIT),
+    500: ("ServerError", "The service's own fault.", RATE_LIMIT),
+    503: (
+        "Busy",
+        "The database is busy or the disk is full; nothing was written.",
+        RETRY_AFTER | RATE_LIMIT,
+    ),
 }
 
 TEXT = r"^[^\u0000]*$"
-NOT_BLANK = r"[^,\s\u001c-\u001f\u0085\u0000]"  # Python strips a few more than \s stands for
+# With a character that is not blank. Python strips a few more than \s stands for.
+TAG = r"^[^,\u0000]*[^,\s\u001c-\u001f\u0085\u0000][^,\u0000]*$"
+
+
+class Error(Schema):
+    """The response to a request that is refused."""
+
+    class Meta:
+        unknown = RAISE
+
+    error = fields.String()
+    message = fields.String()
+
+
+class ValidationError(Error):
+    """That to a body whose fields are refused, with the reasons for each."""
+
+    errors = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
 
 
 @cache
 def document(app: Flask) -> dict[str, Any]:
-    """The document of every call of the blueprint `api`, as a dictionary ready for JSON."""
+    """Return the document of every endpoint of the blueprint `api`, ready for JSON."""
     plugin = MarshmallowPlugin(schema_name_resolver=lambda schema: type(schema).__name__)
     plugin.Converter = Converter
     spec = APISpec(
@@ -74,7 +95,9 @@ def document(app: Flask) -> dict[str, Any]:
     )
     plugin.converter.add_attribute_function(field_to_json_schema)
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
-    add_errors(spec)
+    for status, (name, description, headers) in ERRORS.items():
+        schema = ValidationError() if status == 422 else Error()
+        spec.components.response(name, response(description, schema, headers))
     for rule in app.url_map.iter_rules():
         blueprint, _, name = rule.endpoint.rpartition(".")
         if blueprint == "api":
@@ -86,70 +109,37 @@ def document(app: Flask) -> dict[str, Any]:
 
 
 def operation(name: str, view: Any) -> dict[str, Any]:
-    """One call: its docstring, what it takes, what it gives, and every error it can answer."""
+    """Describe an endpoint by its view's docstring and decorators, and every error it can have."""
     public = getattr(view, "public", False)
-    answer, status = getattr(view, "returns", ({"type": "object"}, 200))
+    schema, status = getattr(view, "returns", ({"type": "object"}, 200))
     body = getattr(view, "accepts", None)
-    errors = {500: "ServerError"} if public else dict(EVERY_CALL)
+    errors = {500} if public else {401, 429, 500, 503}
     described = {
         "operationId": name,
         "summary": view.__doc__.strip(),
         "security": [] if public else [{"bearer": []}],
     }
     if body:
-        errors |= WITH_BODY
+        errors |= {400, 413, 415, 422}
         if body.at_least_one_of or body.exactly_one_of:
-            errors |= ONE_CONTACT
+            errors.add(404)
         content = {"schema": body, "example": REQUEST_EXAMPLES[name]}
         described["requestBody"] = {"required": True, "content": {"application/json": content}}
+    headers = {} if public else RATE_LIMIT
     described["responses"] = {
-        str(status): {
-            "description": HTTPStatus(status).phrase,
-            "headers": described_headers({} if public else RATE_LIMIT),
-            "content": {"application/json": {"schema": answer}},
-        },
-        **{str(code): errors[code] for code in sorted(errors)},
+        str(status): response(HTTPStatus(status).phrase, schema, headers),
+        **{str(code): ERRORS[code][0] for code in sorted(errors)},
     }
     return described
 
 
-def add_errors(spec: APISpec):
-    text = {"type": "string"}
-    error = {
-        "type": "object",
-        "properties": {"error": text, "message": text},
-        "required": ["error", "message"],
-        "additionalProperties": False,
-    }
-    texts = {"type": "array", "items": text}
-    failed = {
-        **error,
-        "properties": {
-            **error["properties"],
-            "errors": {"type": "object", "additionalProperties": texts},
-        },
-        "required": ["error", "message", "errors"],
-    }
-    spec.components.schema("Error", error)
-    spec.components.schema("ValidationError", failed)
-    for name, description in ERRORS.items():
-        schema = "ValidationError" if name == "Invalid" else "Error"
-        response = {
-            "description": description,
-            "content": {"application/json": {"schema": schema}},
-        }
-        response["headers"] = described_headers(HEADERS.get(name, {}), required=True)
-        if name != "Unauthenticated":
-            response["headers"] |= described_headers(RATE_LIMIT)
-        spec.components.response(name, response)
-
-
-def described_headers(headers: dict[str, Any], required: bool = False) -> dict[str, Any]:
-    return {name: {"required": required, "schema": schema} for name, schema in headers.items()}
+def response(description: str, schema: Any, headers: dict[str, Any]) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema}}
+    return {"description": description, "headers": headers, "content": content}
 
 
 class Converter(OpenAPIConverter):
-    """Adds the rules that stand between fields, and that an answer has all of its keys."""
+    """Adds the rules between fields, and that a response has all of its keys."""
 
     def schema2jsonschema(self, schema):
         described = super().schema2jsonschema(schema)
@@ -168,31 +158,28 @@ class Converter(OpenAPIConverter):
 
 
 def field_to_json_schema(converter: Converter, field: Any, **kwargs: Any) -> dict[str, Any]:
-    """What JSON Schema can say of the project's own fields."""
+    """Return what JSON Schema can say of the project's own fields."""
     match field:
+        case schemas.Metadata():
+            return {"type": "object", "additionalProperties": True}
         case schemas.ContactId():
-            return {"type": "string", "format": "uuid"}
-        case schemas.PhoneNumber():
-            return {
-                "type": "string",
-                "pattern": schemas.PHONE_PATTERN,
-                "maxLength": field.limit,
-                "description": "With a leading +, in any usual spelling.",
-            }
-        case schemas.EmailAddress():
-            address = {"format": "email", "maxLength": field.limit}
-            if field.clearable:
-                return {"type": "string", "anyOf": [address, {"pattern": r"^\s*$"}]}
-            return {"type": "string", **address}
+            return {"format": "uuid"}
         case schemas.TagList():
             tag = rf"[^,\u0000]{{0,{schemas.Tag.limit}}}"
             pattern = f"^{tag}(,{tag}){{0,{schemas.MAX_TAGS - 1}}}$"
-            return {"type": "string", "pattern": pattern, "description": "Comma-separated."}
-        case schemas.Tag():
-            pattern = rf"^[^,\u0000]*{NOT_BLANK}[^,\u0000]*$"
-            return {"type": "string", "maxLength": field.limit, "pattern": pattern}
+            return {"pattern": pattern, "description": "Comma-separated."}
+        case schemas.PhoneNumber():
+            spelling = "With a leading +, in any usual spelling."
+            pattern = schemas.PHONE_PATTERN
+            return {"maxLength": field.limit, "pattern": pattern, "description": spelling}
+        case schemas.EmailAddress(clearable=True):
+            address = {"format": "email", "maxLength": field.limit}
+            return {"anyOf": [address, {"pattern": r"^\s*$"}]}
+        case schemas.EmailAddress():
+            return {"format": "email", "maxLength": field.limit}
         case schemas.Text():
-            return {"type": "string", "maxLength": field.limit, "pattern": TEXT}
-        case schemas.Metadata():
-            return {"type": "object", "additionalProperties": True}
+            return {
+                "maxLength": field.limit,
+                "pattern": TAG if type(field) is schemas.Tag else TEXT,
+            }
     return {}
