@@ -39,7 +39,10 @@ RATE_LIMIT = {
     "X-RateLimit-Limit": header(False, type="integer", description="Requests a minute."),
     "X-RateLimit-Remaining": header(False, type="integer", description="What is left of them."),
 }
-RETRY_AFTER = {"Retry-After": header(True, type="integer", description="In seconds.")}
+RETRY_AFTER = {
+    "Retry-After": header(True, type="integer", description="In seconds."),
+    **RATE_LIMIT,
+}
 AUTHENTICATE = {"WWW-Authenticate": header(True, type="string", const="Bearer")}
 
 # By status: the name and description of the response, and its headers.
@@ -50,13 +53,9 @@ ERRORS = {
     413: ("TooLarge", "The body is larger than 1 MiB.", RATE_LIMIT),
     415: ("NotJSON", "The content type is not JSON's.", RATE_LIMIT),
     422: ("Invalid", "Validation failed.", RATE_LIMIT),
-    429: ("TooManyRequests", "The rate limit is used up.", RETRY_AFTER | RATE_LIMIT),
+    429: ("TooManyRequests", "The rate limit is used up.", RETRY_AFTER),
     500: ("ServerError", "The service's own fault.", RATE_LIMIT),
-    503: (
-        "Busy",
-        "The database is busy or the disk is full; nothing was written.",
-        RETRY_AFTER | RATE_LIMIT,
-    ),
+    503: ("Busy", "The database is busy or the disk is full; nothing was written.", RETRY_AFTER),
 }
 
 TEXT = r"^[^\u0000]*$"
@@ -177,9 +176,8 @@ def field_to_json_schema(converter: Converter, field: Any, **kwargs: Any) -> dic
             return {"anyOf": [address, {"pattern": r"^\s*$"}]}
         case schemas.EmailAddress():
             return {"format": "email", "maxLength": field.limit}
+        case schemas.Tag():
+            return {"maxLength": field.limit, "pattern": TAG}
         case schemas.Text():
-            return {
-                "maxLength": field.limit,
-                "pattern": TAG if type(field) is schemas.Tag else TEXT,
-            }
+            return {"maxLength": field.limit, "pattern": TEXT}
     return {}
