@@ -506,7 +506,7 @@ def openapi_json():
 
 @public
 def healthz():
-    """Tell a load balancer whether the database answers."""
+    """Tell a load balancer whether the database works."""
     try:
         store().ping()
     except Exception as error:

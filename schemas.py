@@ -413,9 +413,6 @@ class Me(Response):
     tenant = fields.Nested(Tenant)
 
 
-_IMPOSSIBLE = "Can't be a phone number: its length or country code does not exist."
-
-
 # Clients name the same contacts again and again, and to read a phone costs as much as all else that
 # a schema does.
 @lru_cache(maxsize=10_000)
@@ -430,20 +427,21 @@ def _e164(text: str, region: str | None) -> str:
     dialled = plus + "".join(filter(str.isdecimal, text))
     e164 = _parsed(dialled, region)
     # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
-    if e164 != dialled and _parsed(e164, None) != e164:
-        raise ValidationError(_IMPOSSIBLE)
+    if e164 is None or (e164 != dialled and _parsed(e164, None) != e164):
+        raise ValidationError("Can't be a phone number: its length or country code does not exist.")
     return e164
 
 
-def _parsed(dialled: str, region: str | None) -> str:
+def _parsed(dialled: str, region: str | None) -> str | None:
+    """Return the number as E.164, or None if it can't exist."""
     try:
         number = phonenumbers.parse(dialled, region)
-    except phonenumbers.NumberParseException as error:
-        raise ValidationError(_IMPOSSIBLE) from error
+    except phonenumbers.NumberParseException:
+        return None
     # WhatsApp still writes Mexican mobiles as +52 1 and ten digits; the 1 was retired in 2019.
     if number.country_code == 52 and 10**10 <= number.national_number < 2 * 10**10:
         number.national_number -= 10**10
     possible = phonenumbers.is_possible_number_with_reason(number)
     if possible != phonenumbers.ValidationResult.IS_POSSIBLE:
-        raise ValidationError(_IMPOSSIBLE)
+        return None
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
