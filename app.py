@@ -171,32 +171,6 @@ def token_finder(app: Flask, store: Store) -> Callable[[str], Token | None]:
     return find_token
 
 
-def admit(find_token: Callable[[str], Token | None], rate_limit: "RateLimit"):
-    """Authenticate and count the request, before a byte of its body is read."""
-    view = current_app.view_functions.get(request.endpoint)
-    if view is None or getattr(view, "public", False):
-        return
-    environ = request.environ
-    repeated = "contacts.token" in environ  # by the server, after all of this was decided
-    if not repeated:
-        match = _BEARER.fullmatch(environ.get("HTTP_AUTHORIZATION", ""))
-        environ["contacts.token"] = find_token(match[1]) if match else None
-    g.token = environ["contacts.token"]
-    if g.token is None:
-        raise http.Unauthorized
-    if not repeated:
-        rate_limit.count(g.token)
-
-
-_BEARER = re.compile(r"bearer ([\x21-\x7e]+)", re.IGNORECASE)
-
-
-def public(view):
-    """Let the view be requested without a token."""
-    view.public = True
-    return view
-
-
 class RateLimit:
     """At most so many requests to the API in any 60 seconds by a token; None is no limit.
 
@@ -226,6 +200,32 @@ class RateLimit:
         request.environ["contacts.rate_limit"] = limits
         if wait:
             raise http.TooManyRequests(retry_after=math.floor(wait) + 1)
+
+
+def admit(find_token: Callable[[str], Token | None], rate_limit: RateLimit):
+    """Authenticate and count the request, before a byte of its body is read."""
+    view = current_app.view_functions.get(request.endpoint)
+    if view is None or getattr(view, "public", False):
+        return
+    environ = request.environ
+    repeated = "contacts.token" in environ  # by the server, after all of this was decided
+    if not repeated:
+        match = _BEARER.fullmatch(environ.get("HTTP_AUTHORIZATION", ""))
+        environ["contacts.token"] = find_token(match[1]) if match else None
+    g.token = environ["contacts.token"]
+    if g.token is None:
+        raise http.Unauthorized
+    if not repeated:
+        rate_limit.count(g.token)
+
+
+_BEARER = re.compile(r"bearer ([\x21-\x7e]+)", re.IGNORECASE)
+
+
+def public(view):
+    """Let the view be requested without a token."""
+    view.public = True
+    return view
 
 
 # Requests and responses
@@ -360,6 +360,7 @@ _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 
 # Errors
 
+# What the contract says of werkzeug's exceptions. Others, such as a 403, bring their own text.
 TEXTS = {
     http.NotFound: "Not found",
     http.MethodNotAllowed: "Method not allowed",
