@@ -7,8 +7,8 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import contextmanager, suppress
 from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -176,7 +176,7 @@ def read_contacts(app: Flask, file: Path) -> list[dict[str, Any]]:
     schemas.default_region.set(app.config["CONTACTS_DEFAULT_REGION"])
     contacts, lines = [], {}
     with transfer.opened(file, "utf-8") as text:
-        rows = transfer.by_ending(file, transfer.READERS)(text, {}, False)
+        rows = transfer.format_of(file)(text, {}, False)
         notify(rows)
         for row in rows:
             refusal = row.refusal
@@ -322,41 +322,40 @@ def import_(database, file, workspace, create, named, columns, clear_empty, enco
     Exits with 0 when every row is in, 1 when some were refused, 2 when it did not come to its end.
     """
     schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
-    accepted = refused = 0
-    read = transfer.by_ending(file, transfer.READERS, named)
-    with (
-        one_line_errors(transfer.Unfinished),
-        transfer.opened(file, encoding) as text,
-        ExitStack() as stack,
-    ):
+    accepted, refused, rejected = 0, 0, None
+    read = transfer.format_of(file, named)
+    with one_line_errors(transfer.Unfinished), transfer.opened(file, encoding) as text:
         contacts = read(text, dict(columns), clear_empty)
         require_workspace(database, workspace, create)
         notify(contacts)
-        batches, keep = transfer.batches(text, contacts), None
         if not dry_run:
-            batches = imported(batches, database, database.open_workspace(workspace))
+            workspace_id = database.open_workspace(workspace)
             if file != transfer.STDIN:
-                keep = stack.enter_context(transfer.refused_rows(file, contacts))
-        bar = stack.enter_context(progress_bar(os.fstat(text.fileno()).st_size))
-        try:
-            for batch in batches:
-                for row in batch.rows:
-                    if row.refusal:
-                        refused += 1
+                rejected = file.with_name(f"{file.name}.rejected{contacts.ending}")
+                rejected.unlink(missing_ok=True)
+        size = os.fstat(text.fileno()).st_size
+        hidden = not sys.stderr.isatty()
+        with click.progressbar(length=size, file=sys.stderr, hidden=hidden) as bar:
+            try:
+                for rows in transfer.batches(text, contacts):
+                    if not dry_run:
+                        write_rows(database, workspace_id, rows)
+                    refusals = [row for row in rows if row.refusal]
+                    for row in refusals:
                         click.echo(f"line {row.line}: {printable(row.refusal)}", err=True)
-                        if keep:
-                            keep(row)
-                    else:
-                        accepted += 1
-                bar.update(batch.bytes_read - bar.pos)
-        except BaseException:
-            if not dry_run:
-                click.echo(
-                    f"Stopped after {accepted} contacts or a few more. They are in the database,"
-                    " and another run leaves them as they are.",
-                    err=True,
-                )
-            raise
+                    if rejected and refusals:
+                        transfer.write_refused(rejected, contacts, refusals)
+                    refused += len(refusals)
+                    accepted += len(rows) - len(refusals)
+                    bar.update(text.buffer.tell() - bar.pos)
+            except BaseException:
+                if not dry_run:
+                    click.echo(
+                        f"Stopped after {accepted} contacts or a few more. They are in the"
+                        " database, and another run leaves them as they are.",
+                        err=True,
+                    )
+                raise
     click.echo(f"{'To import' if dry_run else 'Imported'}: {accepted}. Refused: {refused}.")
     if refused:
         click.get_current_context().exit(1)
@@ -378,29 +377,17 @@ def require_workspace(database: Store, name: str, create: bool):
 
 
 def notify(contacts: transfer.CSVFile | transfer.JSONLinesFile):
+    """Print what becomes of the file's columns."""
     for notice in contacts.notices:
         click.echo(printable(notice), err=True)
 
 
-def imported(
-    batches: Iterable[transfer.Batch], database: Store, workspace_id: int
-) -> Iterator[transfer.Batch]:
-    """The batches, each once its rows are in the database or refused."""
-    for batch in batches:
-        sound = [row for row in batch.rows if not row.refusal]
-        errors = database.import_contacts(workspace_id, [row.contact for row in sound])
-        refusals = {sound[i].line: f"{error.field}: {error}" for i, error in errors.items()}
-        yield batch._replace(
-            rows=[
-                row._replace(refusal=refusals[row.line]) if row.line in refusals else row
-                for row in batch.rows
-            ]
-        )
-
-
-def progress_bar(length: int):
-    """On a terminal only."""
-    return click.progressbar(length=length, file=sys.stderr, hidden=not sys.stderr.isatty())
+def write_rows(database: Store, workspace_id: int, rows: list[transfer.Row]):
+    """Write the sound rows in one transaction, and refuse those that the store does."""
+    sound = [row for row in rows if not row.refusal]
+    errors = database.import_contacts(workspace_id, [row.contact for row in sound])
+    for position, error in errors.items():
+        sound[position].refusal = f"{error.field}: {error}"
 
 
 def printable(text: str) -> str:
@@ -418,14 +405,14 @@ def export(database: Store, file: Path | None, workspace: str):
         contacts = database.export_contacts(existing_workspace(database, workspace))
         if file is None:
             sys.stdout.reconfigure(encoding="utf-8")
-            transfer.write_json_lines(sys.stdout, contacts)
+            transfer.JSONLinesFile.write(sys.stdout, contacts)
             return
-        write = transfer.by_ending(file, transfer.WRITERS)
+        kind = transfer.format_of(file)
         with (
             transfer.replacing(file) as new,
             new.open("w", encoding="utf-8", newline="") as text,
         ):
-            write(text, contacts)
+            kind.write(text, contacts)
 
 
 @click.command()

@@ -8,14 +8,15 @@ import shutil
 import sys
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from io import TextIOWrapper
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
-from typing import Any, NamedTuple, TextIO
+from typing import Any, TextIO
 
 import click
 from marshmallow import ValidationError
@@ -27,7 +28,7 @@ MAX_CELL = 1024 * 1024
 
 # One transaction: so little that clients of a running server hardly notice it.
 BATCH_ROWS = 500
-BATCH_CHARACTERS = 2 * 1024 * 1024
+BATCH_BYTES = 2 * 1024 * 1024
 
 # The columns of an export. The id is first: a line that begins with a phone's + can be a formula to
 # a spreadsheet that separates cells by semicolons.
@@ -70,6 +71,8 @@ BETWEEN_VALUES = " ::: "
 BETWEEN_TAGS = {"labels": BETWEEN_VALUES, "groupmembership": BETWEEN_VALUES, "categories": ";"}
 LABEL_OF_ALL = "* myContacts"
 
+STDIN = Path("-")
+
 
 class Unfinished(click.ClickException):
     """The import or export can't be completed, whatever the rows say."""
@@ -77,21 +80,14 @@ class Unfinished(click.ClickException):
     exit_code = 2
 
 
-class Row(NamedTuple):
-    """A contact, or why it is refused. `raw` is what the file says, `size` its characters."""
+@dataclass
+class Row:
+    """A contact of a file or, with a `refusal`, why it is none. `raw` is what the file says."""
 
     line: int
     raw: Any
-    size: int
     contact: dict[str, Any]
     refusal: str = ""
-
-
-class Batch(NamedTuple):
-    """Rows of one transaction, and the number of bytes of their file that have been read."""
-
-    rows: list[Row]
-    bytes_read: int
 
 
 class CSVFile:
@@ -103,105 +99,85 @@ class CSVFile:
 
     ending = ".csv"
 
-    def __init__(self, lines: TextIO, mapping: Mapping[str, str], clear_empty: bool):
-        csv.field_size_limit(MAX_CELL)
-        first = lines.readline()
-        delimiter = _delimiter(first, mapping)
-        self._csv = csv.reader(chain([first], lines), delimiter=delimiter, strict=True)
-        self._titles = self._next() or []
-        self._sources = _sources(self._titles, mapping)
+    def __init__(self, text: TextIO, mapping: Mapping[str, str], clear_empty: bool):
+        first = text.readline()
+        self._records = _records(chain([first], text), _delimiter(first, mapping))
+        _, titles = next(self._records, (1, []))
+        self._names = [title.strip() or f"column {i}" for i, title in enumerate(titles, 1)]
+        self._sources = _sources(self._names, mapping)
         if "phone" not in self._sources:
             raise Unfinished(
                 "No column is named phone: the first line must name the columns, or --map one."
             )
-        [(self._reason,)] = self._sources.pop(REASON, [(None,)])
-        self._names = [title.strip() or f"column {i}" for i, title in enumerate(self._titles, 1)]
-        self._between_tags = [BETWEEN_TAGS.get(_letters(title)) for title in self._titles]
+        [self._ignored] = self._sources.pop(REASON, [()])
         self._cleared = {"name", "email", "tags"} if clear_empty else set()
-        rules = schemas.ImportedCells().load_fields
-        self._rules = {field: rules[field].deserialize for field in self._sources}
-        self._metadata_rule = schemas.Metadata().deserialize
         self.notices = list(self._notices())
 
     def _notices(self) -> Iterator[str]:
-        read = {i for sources in self._sources.values() for source in sources for i in source}
-        kept = [name for i, name in enumerate(self._names) if i not in read | {self._reason}]
+        read = {*self._ignored, *chain(*chain(*self._sources.values()))}
+        kept = [name for name in self._names if name not in read]
         if kept:
             yield f"Kept in the metadata: {', '.join(kept)}."
         for field, sources in self._sources.items():
             if len(sources) > 1:
-                names = [" + ".join(self._names[i] for i in source) for source in sources]
                 yield (
                     f"The {field} is the first of these that is not empty, and the metadata keeps"
-                    f" the others: {', '.join(names)}."
+                    f" the others: {', '.join(map(' + '.join, sources))}."
                 )
         likely = [name for name in kept if re.search("name|nom", _letters(name))]
         if likely and "name" not in self._sources:
             yield f'No column is read as the name. Is it one of these? --map "{likely[0]}=name"'
 
     def __iter__(self) -> Iterator[Row]:
-        line = self._csv.line_num + 1
-        while (cells := self._next()) is not None:
-            if any(cells):
-                yield self._row(line, cells)
-            line = self._csv.line_num + 1
-
-    def refused_writer(self, file: TextIO) -> Callable[[Row], None]:
-        """Return what writes a refused row to the file, with its reason in the first column."""
-        writer = csv.writer(file)
-
-        def write(reason, cells):
-            writer.writerow([reason, *(c for i, c in enumerate(cells) if i != self._reason)])
-
-        write(REASON, self._titles)
-        return lambda row: write(row.refusal, row.raw)
-
-    def _next(self) -> list[str] | None:
-        line = self._csv.line_num + 1
-        try:
-            return next(self._csv, None)
-        except csv.Error as error:
-            raise Unfinished(f"Line {line} is not CSV: {error}.") from error
+        return (self._row(line, cells) for line, cells in self._records if any(cells))
 
     def _row(self, line: int, cells: list[str]) -> Row:
-        contact, errors, read = {}, {}, {self._reason}
-        if any(cells[len(self._titles) :]):
+        named = dict(zip(self._names, cells, strict=False))
+        document, errors, read = {}, {}, set(self._ignored)
+        if any(cells[len(self._names) :]):
             errors["row"] = ["It has more cells than the first line has names."]
-        cells += [""] * (len(self._titles) - len(cells))
         for field, sources in self._sources.items():
             for source in sources:
-                if text := self._text(cells, source):
+                if text := _text(named, source):
                     break
-            if not text and field not in self._cleared:
-                continue
             if field in ("phone", "email") and BETWEEN_VALUES in text:
-                text = text.partition(BETWEEN_VALUES)[0]
+                text = text.partition(BETWEEN_VALUES)[0]  # the metadata keeps the whole cell
             else:
                 read.update(source)
-            try:
-                contact[field] = self._rules[field](text)
-            except ValidationError as error:
-                errors[field] = error.messages
-        kept = {
-            self._names[i]: restored(cell)
-            for i, cell in enumerate(cells[: len(self._names)])
-            if i not in read and cell.strip()
+            if text or field in self._cleared:
+                document[field] = text
+        others = {
+            name: restored(cell)
+            for name, cell in named.items()
+            if name not in read and cell.strip()
         }
-        if kept:
+        if others or "metadata" in document:
             try:
-                contact["metadata"] = self._metadata_rule(kept | contact.get("metadata", {}))
-            except ValidationError as error:
-                errors["metadata"] = error.messages
-        if "phone" not in contact:
-            errors.setdefault("phone", ["Is required."])
-        return Row(line, cells, sum(map(len, cells)), contact, _refusal(errors))
+                given = schemas.parse_json(document.pop("metadata", "{}").encode())
+                document["metadata"] = others | given if isinstance(given, dict) else given
+            except schemas.BadJSON as error:
+                errors["metadata"] = [f"The text {error}."]
+        return _checked(line, cells, document, errors)
 
-    def _text(self, cells: list[str], source: tuple[int, ...]) -> str:
-        """Return what the cells of the source say, tags separated by commas."""
-        text = " ".join(filter(None, [restored(cells[i].strip()) for i in source]))
-        if between := self._between_tags[source[0]]:
-            text = ",".join(tag for tag in text.split(between) if tag != LABEL_OF_ALL)
-        return text
+    def write_refused(self, file: TextIO, rows: Iterable[Row]):
+        """Append rows, with the reason in the first column."""
+        lines = [] if file.tell() else [(REASON, self._names)]
+        lines += [(row.refusal, row.raw) for row in rows]
+        for reason, cells in lines:
+            kept = [c for n, c in zip_longest(self._names, cells) if n not in self._ignored]
+            csv.writer(file).writerow([reason, *kept])
+
+    @staticmethod
+    def write(file: TextIO, contacts: Iterable[dict[str, Any]]):
+        """Write contacts, with no cell that a spreadsheet would run as a formula."""
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for contact in contacts:
+            values = _importable(contact)
+            values["tags"] = ",".join(values["tags"])
+            values |= {name: neutralised(values[name]) for name in ("name", "email", "tags")}
+            values["metadata"] = _json(values["metadata"])
+            writer.writerow(values.values())
 
 
 class JSONLinesFile:
@@ -209,117 +185,63 @@ class JSONLinesFile:
 
     ending = ".jsonl"
     notices = ()
-    _schema = schemas.ImportedContact()
 
-    def __init__(self, lines: TextIO, mapping: Mapping[str, str], clear_empty: bool):
+    def __init__(self, text: TextIO, mapping: Mapping[str, str], clear_empty: bool):
         if mapping or clear_empty:
             raise Unfinished(
                 '--map and --clear-empty are for CSV: in JSON Lines "" clears a field.'
             )
-        self._lines = lines
+        self._lines = enumerate(text, 1)
 
     def __iter__(self) -> Iterator[Row]:
-        for number, line in enumerate(self._lines, 1):
-            if line.strip():
-                yield self._row(number, line.strip())
-
-    def refused_writer(self, file: TextIO) -> Callable[[Row], None]:
-        """Return what writes a refused line to the file, with its reason if it is an object."""
-
-        def write(row):
-            raw = row.raw
-            if isinstance(raw, dict):
-                raw = json.dumps({REASON: row.refusal} | raw)
-            file.write(raw + "\n")
-
-        return write
+        return (self._row(number, line.strip()) for number, line in self._lines if line.strip())
 
     def _row(self, number: int, line: str) -> Row:
-        raw, contact, refusal = line, {}, ""
         try:
             document = schemas.parse_json(line.encode())
-            if isinstance(document, dict):
-                raw = document
-                raw.pop(REASON, None)
-                contact = self._schema.load(raw)
-            else:
-                refusal = "The line must be a JSON object."
         except schemas.BadJSON as error:
-            refusal = f"The line {error}."
-        except ValidationError as error:
-            refusal = _refusal(error.normalized_messages())
-        return Row(number, raw, len(line), contact, refusal)
+            return Row(number, line, {}, f"The line {error}.")
+        if not isinstance(document, dict):
+            return Row(number, line, {}, "The line must be a JSON object.")
+        document.pop(REASON, None)
+        return _checked(number, document, document, {})
+
+    def write_refused(self, file: TextIO, rows: Iterable[Row]):
+        """Append rows, with the reason where the row is an object."""
+        for row in rows:
+            is_object = isinstance(row.raw, dict)
+            line = json.dumps({REASON: row.refusal} | row.raw) if is_object else row.raw
+            file.write(f"{line}\n")
+
+    @staticmethod
+    def write(file: TextIO, contacts: Iterable[dict[str, Any]]):
+        """Write contacts, one in each line."""
+        file.writelines(_json(_importable(contact)) + "\n" for contact in contacts)
 
 
-def batches(text: TextIO, contacts: CSVFile | JSONLinesFile) -> Iterator[Batch]:
-    """Yield the rows of the contacts, which are read from that text, in batches."""
-    rows, size = [], 0
-    for row in contacts:
-        rows.append(row)
-        size += row.size
-        if len(rows) == BATCH_ROWS or size >= BATCH_CHARACTERS:
-            yield Batch(rows, text.buffer.tell())
-            rows, size = [], 0
-    yield Batch(rows, text.buffer.tell())
+FORMATS = {each.ending: each for each in (CSVFile, JSONLinesFile)}
 
 
-def write_csv(file: TextIO, contacts: Iterable[dict[str, Any]]):
-    """Write contacts as CSV, with no cell that a spreadsheet would run as a formula."""
-    writer = csv.writer(file)
-    writer.writerow(COLUMNS)
-    for contact in contacts:
-        values = _importable(contact)
-        values["tags"] = ",".join(values["tags"])
-        values |= {name: neutralised(values[name]) for name in ("name", "email", "tags")}
-        values["metadata"] = _json(values["metadata"])
-        writer.writerow(values.values())
-
-
-def write_json_lines(file: TextIO, contacts: Iterable[dict[str, Any]]):
-    """Write contacts as JSON Lines."""
-    file.writelines(_json(_importable(contact)) + "\n" for contact in contacts)
-
-
-def _importable(contact: dict[str, Any]) -> dict[str, Any]:
-    """Return the contact's columns as an import accepts them: no name is an empty string."""
-    values = {column: contact[column] for column in COLUMNS}
-    values |= {column: values[column] or "" for column in ("name", "email")}
-    return values | {
-        column: values[column].isoformat(timespec="microseconds")
-        for column in ("created_at", "updated_at")
-    }
-
-
-READERS = {".csv": CSVFile, ".jsonl": JSONLinesFile}
-WRITERS = {".csv": write_csv, ".jsonl": write_json_lines}
-
-
-STDIN = Path("-")
-
-
-def by_ending(path: Path, formats: dict[str, Any], named: str | None = None) -> Any:
-    """Return the reader or writer for the named format or else the file's. Raises Unfinished."""
-    try:
-        return formats[f".{named}" if named else path.suffix.lower()]
-    except KeyError:
-        if path == STDIN:
-            raise Unfinished(
-                "Say what standard input is: --format csv or --format jsonl."
-            ) from None
-        raise Unfinished(f"{path}: the name must end in .csv or .jsonl.") from None
+def format_of(path: Path, named: str | None = None) -> type[CSVFile | JSONLinesFile]:
+    """Return the named format or else that of the file's ending. Raises Unfinished."""
+    ending = f".{named}" if named else path.suffix.lower()
+    if ending in FORMATS:
+        return FORMATS[ending]
+    if path == STDIN:
+        raise Unfinished("Say what standard input is: --format csv or --format jsonl.")
+    raise Unfinished(f"{path}: the name must end in .csv or .jsonl.")
 
 
 @contextmanager
 def opened(path: Path, encoding: str) -> Iterator[TextIO]:
     """Open the file once all of it is known to be in that encoding. Raises Unfinished."""
-    with ExitStack() as stack:
+    with (
+        TemporaryFile() if path == STDIN else path.open("rb") as file,
+        TextIOWrapper(file, ENCODINGS[encoding], newline="") as text,
+    ):
         if path == STDIN:  # which can be read only once
-            file = stack.enter_context(TemporaryFile())
             shutil.copyfileobj(sys.stdin.buffer, file)
             file.seek(0)
-        else:
-            file = stack.enter_context(path.open("rb"))
-        text = stack.enter_context(TextIOWrapper(file, ENCODINGS[encoding], newline=""))
         try:
             while text.read(MAX_CELL):
                 pass
@@ -332,20 +254,22 @@ def opened(path: Path, encoding: str) -> Iterator[TextIO]:
         yield text
 
 
-@contextmanager
-def refused_rows(path: Path, contacts: CSVFile | JSONLinesFile) -> Iterator[Callable[[Row], None]]:
-    """Provide what writes a row to FILE.rejected.csv (.jsonl), which is made for the first one."""
-    rejected = path.with_name(f"{path.name}.rejected{contacts.ending}")
-    rejected.unlink(missing_ok=True)
-    with ExitStack() as stack:
+def batches(text: TextIO, contacts: Iterable[Row]) -> Iterator[list[Row]]:
+    """Yield the rows, which are read from that text, in batches."""
+    rows, start = [], 0
+    for row in contacts:
+        rows.append(row)
+        if len(rows) == BATCH_ROWS or text.buffer.tell() - start >= BATCH_BYTES:
+            yield rows
+            rows, start = [], text.buffer.tell()
+    yield rows
 
-        @cache
-        def writer():
-            rejected.touch(0o600)
-            file = rejected.open("w", encoding="utf-8", newline="")
-            return contacts.refused_writer(stack.enter_context(file))
 
-        yield lambda row: writer()(row)
+def write_refused(path: Path, contacts: CSVFile | JSONLinesFile, rows: list[Row]):
+    """Append refused rows to the file, which is private, and made for the first of them."""
+    path.touch(0o600)
+    with path.open("a", encoding="utf-8", newline="") as file:
+        contacts.write_refused(file, rows)
 
 
 @contextmanager
@@ -368,6 +292,15 @@ def _sync(path: Path):
         os.close(descriptor)
 
 
+def _importable(contact: dict[str, Any]) -> dict[str, Any]:
+    """Return the contact's columns as an import accepts them: no name is an empty string."""
+    values = {column: contact[column] for column in COLUMNS}
+    values |= {column: values[column] or "" for column in ("name", "email")}
+    for column in ("created_at", "updated_at"):
+        values[column] = values[column].isoformat(timespec="microseconds")
+    return values
+
+
 # A spreadsheet runs a cell that begins so as a formula, unless an apostrophe is before it. Cells
 # that have one already get one more, so that every cell can be restored.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -383,6 +316,19 @@ def restored(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
+def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row, and the number of its first line. Raises Unfinished."""
+    csv.field_size_limit(MAX_CELL)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for cells in reader:
+            yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise Unfinished(f"Line {line} is not CSV: {error}.") from error
+
+
 def _delimiter(line: str, mapping: Mapping[str, str]) -> str:
     """Return the usual delimiter by which the line names most fields of a contact."""
 
@@ -393,36 +339,52 @@ def _delimiter(line: str, mapping: Mapping[str, str]) -> str:
     return max(",;\t", key=count_fields)
 
 
-def _sources(titles: list[str], mapping: Mapping[str, str]) -> dict[str, list[tuple[int, ...]]]:
+def _sources(names: list[str], mapping: Mapping[str, str]) -> dict[str, list[tuple[str, ...]]]:
     """Return where to look for each field, in order: in a column, or in several to be joined."""
-    if unknown := mapping.keys() - {title.strip() for title in titles}:
+    if unknown := mapping.keys() - set(names):
         raise Unfinished(f"--map: no column is named {min(unknown)}.")
-    first = {title: (field, i - len(mapping)) for i, (title, field) in enumerate(mapping.items())}
+    first = {name: (field, i - len(mapping)) for i, (name, field) in enumerate(mapping.items())}
     columns = {}
-    for position, title in enumerate(titles):
-        name = title.strip()
-        place = first.get(name) or FIELDS.get(_letters(title)) or ("", name or position)
+    for name in names:
+        place = first.get(name) or FIELDS.get(_letters(name)) or ("", name)
         if place in columns:
-            raise Unfinished(
-                f"The columns {titles[columns[place]]} and {title} mean the same: rename one."
-            )
-        columns[place] = position
+            raise Unfinished(f"The columns {columns[place]} and {name} mean the same: rename one.")
+        columns[place] = name
     sources = defaultdict(list)
-    for field, rank in sorted(place for place in columns if place[0]):
-        sources[field].append((columns[field, rank],))
-    parts = [sources.pop(part)[0] for part in NAME_PARTS if part in sources]
-    if parts:
+    for (field, _), name in sorted(columns.items()):
+        sources[field].append((name,))
+    sources.pop("", None)
+    if parts := [sources.pop(part)[0] for part in NAME_PARTS if part in sources]:
         sources["name"].append(tuple(chain(*parts)))
     return sources
 
 
+def _text(cells: dict[str, str], source: tuple[str, ...]) -> str:
+    """Return what the cells of the source say, tags separated by commas."""
+    text = " ".join(filter(None, [restored(cells.get(name, "").strip()) for name in source]))
+    if between := BETWEEN_TAGS.get(_letters(source[0])):
+        text = ",".join(tag for tag in text.split(between) if tag != LABEL_OF_ALL)
+    return text
+
+
+@cache
 def _letters(title: str) -> str:
     decomposed = unicodedata.normalize("NFKD", title.casefold())
     return "".join(c for c in decomposed if c.isalnum())
 
 
-def _refusal(errors: dict[str, list[str]]) -> str:
-    return " ".join(f"{field}: {text}" for field, texts in errors.items() for text in texts)
+_schema = schemas.ImportedContact()
+
+
+def _checked(line: int, raw: Any, document: dict[str, Any], errors: dict[str, list[str]]) -> Row:
+    """Return the row of that document, refused for those errors or by the rules of an import."""
+    contact = {}
+    try:
+        contact = _schema.load(document)
+    except ValidationError as error:
+        errors = errors | error.normalized_messages()
+    refusal = " ".join(f"{name}: {text}" for name, texts in errors.items() for text in texts)
+    return Row(line, raw, contact, refusal)
 
 
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
