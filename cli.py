@@ -7,36 +7,26 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import contextmanager, suppress
-from functools import wraps
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 from flask import Flask, current_app
-from flask.cli import ScriptInfo, with_appcontext
+from flask.cli import AppGroup, ScriptInfo
 from marshmallow import ValidationError
 
 import conform
 import openapi
 import schemas
 import server
+import store
 import transfer
-from app import create_app, default_database, store, unknown_settings
-from store import (
-    DEFAULT_WORKSPACE,
-    METADATA_LIMIT,
-    SANDBOX_FILE,
-    Conflict,
-    ContactNotFound,
-    Store,
-    StoreUnavailable,
-    UnusableDatabase,
-    WouldWait,
-    compact_json,
-)
+from app import create_app, default_database, unknown_settings
+
+# The token that every sandbox knows, and its workspace.
+SANDBOX = "sandbox"
 
 CURL_EXAMPLE = """\
 curl -X POST {url}/api/v1/actions/update-contact \\
@@ -52,17 +42,50 @@ NO_TLS = (
     " way. Put a proxy with TLS in front, and name its address in CONTACTS_TRUSTED_PROXY."
 )
 
+FILE = click.Path(dir_okay=False, path_type=Path)
 
-@click.group()
+
+class Command(click.Command):
+    """A command that reports in one line what an operator can mend."""
+
+    def __init__(self, *args, failure=click.ClickException, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.failure = failure
+
+    def invoke(self, ctx):
+        try:
+            return super().invoke(ctx)
+        except (store.StoreUnavailable, store.UnusableDatabase) as error:
+            raise self.failure(str(error)) from error
+        except BrokenPipeError:
+            raise  # the reader of the output has had enough: click ends quietly
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise self.failure(f"{where}{error.strerror}.") from error
+
+
+class Commands(AppGroup):
+    """Commands that have the application's context, unless they do without."""
+
+    command_class = Command
+
+
+# Flask's own group would add its `run` and `shell`, read .env, and load any other application.
+@click.group(
+    cls=Commands, context_settings={"obj": ScriptInfo(create_app=create_app, set_debug_flag=False)}
+)
 @click.version_option(openapi.VERSION, prog_name="qyvo-standin")
-@click.pass_context
-def main(context: click.Context):
+def main():
     """A stand-in for Qyvo's contacts API: a sandbox for tests, and a service for small teams.
 
     It is not made, endorsed or supported by Qyvo. Settings are environment variables.
     """
-    # Flask's own group would add its `run` and `shell`, read .env, and load any other application.
-    context.obj = ScriptInfo(create_app=create_app, set_debug_flag=False)
+
+
+def init_app(app: Flask):
+    """Give the application its commands, for `flask` in the project's folder."""
+    for command in main.commands.values():
+        app.cli.add_command(command)
 
 
 def program() -> str:
@@ -70,21 +93,7 @@ def program() -> str:
     return click.get_current_context().find_root().info_name
 
 
-@contextmanager
-def one_line_errors(failure: type[click.ClickException] = click.ClickException):
-    """Report what an operator can mend in one line, with the exit status of `failure`."""
-    try:
-        yield
-    except (StoreUnavailable, UnusableDatabase) as error:
-        raise failure(str(error)) from error
-    except BrokenPipeError:
-        raise  # the reader of the output has had enough: click ends quietly
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise failure(f"{where}{error.strerror}.") from error
-
-
-@click.command()
+@main.command(with_appcontext=False)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
 @click.option("--sandbox", is_flag=True, help="Sample contacts and the token 'sandbox'.")
@@ -126,15 +135,14 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
     app = create_app(settings, sandbox=sandbox)
     app.config["ACCESS_LOG"] = sys.stderr
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
-    stored: Store = app.extensions["store"]
-    with one_line_errors():
-        if contacts:
-            app.config["SANDBOX_CONTACTS"] = read_contacts(app, contacts)
-        stored.open()
-        if sandbox:
-            context.call_on_close(stored.lock().close)
-        tokens = stored.list_tokens()
-        stored.close()  # the server's threads open their own
+    stored: store.Store = app.extensions["store"]
+    if contacts:
+        app.config["SANDBOX_CONTACTS"] = read_contacts(app, contacts)
+    stored.open()
+    if sandbox:
+        context.call_on_close(stored.lock().close)
+    tokens = stored.list_tokens()
+    stored.close()  # the server's threads open their own
     try:
         listener = server.listen(host, port)
     except OSError as error:
@@ -166,7 +174,7 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
 
     command, threads = program(), app.config["CONTACTS_THREADS"]
     server.serve(
-        app, listener, threads=threads, would_wait=WouldWait, ready=ready, end=context.close
+        app, listener, threads=threads, would_wait=store.WouldWait, ready=ready, end=context.close
     )
     stored.close()
 
@@ -185,8 +193,8 @@ def read_contacts(app: Flask, file: Path) -> list[dict[str, Any]]:
                 if value and value in lines:
                     refusal = refusal or f"{field}: Line {lines[value]} has it."
                 lines[value] = row.line
-            if len(compact_json(row.contact.get("metadata")).encode()) > METADATA_LIMIT:
-                refusal = refusal or f"metadata: It exceeds {METADATA_LIMIT} bytes (64 KiB)."
+            if len(store.compact_json(row.contact.get("metadata")).encode()) > store.METADATA_LIMIT:
+                refusal = refusal or f"metadata: It exceeds {store.METADATA_LIMIT} bytes (64 KiB)."
             if refusal:
                 raise click.ClickException(f"{file}: line {row.line}: {printable(refusal)}")
             contacts.append(row.contact)
@@ -204,127 +212,122 @@ def terminate_after_stdin():
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-class Name(click.ParamType):
-    """A name that stays one word in a log line."""
-
-    name = "name"
-
-    def convert(self, value, param, ctx):
-        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
-            self.fail("use 1 to 64 letters, digits, dots, hyphens and underscores.", param, ctx)
-        return value
+def one_word(name: str) -> str:
+    """Return a name that stays one word in a log line. Raises click.BadParameter."""
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise click.BadParameter("use 1 to 64 letters, digits, dots, hyphens and underscores.")
+    return name
 
 
-@click.group()
+@main.group(cls=Commands)
 def token():
     """Make, list and revoke bearer tokens."""
 
 
 @token.command()
-@click.argument("name", type=Name())
-@click.option("--workspace", type=Name(), default=DEFAULT_WORKSPACE, show_default=True)
-@with_appcontext
+@click.argument("name", type=one_word)
+@click.option(
+    "--workspace", metavar="NAME", type=one_word, default=store.DEFAULT_WORKSPACE, show_default=True
+)
 def create(name: str, workspace: str):
     """Make a token and show it, this once."""
-    with one_line_errors():
-        try:
-            click.echo(store().create_token(name, workspace))
-        except Conflict as error:
-            raise click.ClickException(
-                f"There is a token named {name}: revoke it first, or choose another name."
-            ) from error
+    try:
+        click.echo(open_store(make=True).create_token(name, workspace))
+    except store.Conflict as error:
+        raise click.ClickException(
+            f"There is a token named {name}: revoke it first, or choose another name."
+        ) from error
 
 
 @token.command("list")
-@with_appcontext
 def list_():
     """Show every token's name, workspace and time of creation."""
-    with one_line_errors():
-        for row in existing(store()).list_tokens():
-            click.echo(f"{row['name']}\t{row['workspace']}\t{row['created_at'].isoformat()}")
+    for row in open_store().list_tokens():
+        click.echo(f"{row['name']}\t{row['workspace']}\t{row['created_at'].isoformat()}")
 
 
 @token.command()
-@click.argument("name", type=Name())
-@with_appcontext
+@click.argument("name", type=one_word)
 def revoke(name: str):
     """Refuse the token from now on, in a running server too."""
-    with one_line_errors():
-        if not existing(store()).revoke_token(name):
-            raise click.ClickException(
-                f"There is no token named {name}: see `{program()} token list`."
-            )
+    if not open_store().revoke_token(name):
+        raise click.ClickException(f"There is no token named {name}: see `{program()} token list`.")
 
 
-def of_database(command: Callable) -> Callable:
-    """Call the command with a store: the deployment's or, with --sandbox, the sandbox's."""
+def open_store(sandbox: bool = False, *, make: bool = False) -> store.Store:
+    """Return the deployment's store or the sandbox's, whose file must exist unless `make`."""
+    database, config = current_app.extensions["store"], current_app.config
+    if sandbox:
+        path = config["CONTACTS_DATABASE"] or default_database(sandbox)
+        database = store.Store(
+            path, synchronous=config["CONTACTS_SYNCHRONOUS"], application_id=store.SANDBOX_FILE
+        )
+    if not make and not database.path.exists():
+        raise click.ClickException(f"{database.path}: there is no database.")
+    return database
 
-    @click.option("--sandbox", is_flag=True, is_eager=True, help="Use the sandbox's database.")
-    @wraps(command)
-    def wrapper(sandbox: bool, **options):
-        database, config = store(), current_app.config
-        if sandbox:
-            path = config["CONTACTS_DATABASE"] or default_database(sandbox)
-            database = Store(
-                path, synchronous=config["CONTACTS_SYNCHRONOUS"], application_id=SANDBOX_FILE
-            )
-        return command(database=database, **options)
 
-    return with_appcontext(wrapper)
+def existing_workspace(database: store.Store, name: str) -> int:
+    """Return the id of the workspace of that name. Raises click.ClickException."""
+    workspace_id = database.find_workspace(name)
+    if workspace_id is None:
+        raise click.ClickException(f"There is no workspace named {printable(name)}.")
+    return workspace_id
 
 
 def default_workspace() -> str:
-    if not click.get_current_context().params["sandbox"]:
-        return DEFAULT_WORKSPACE
-    from sandbox.workspaces import BASE  # which a deployment never loads
-
-    return BASE
+    """Return the workspace that the current command means unless one is named."""
+    return SANDBOX if click.get_current_context().params["sandbox"] else store.DEFAULT_WORKSPACE
 
 
-of_workspace = click.option(
+sandbox_option = click.option(
+    "--sandbox", is_flag=True, is_eager=True, help="Use the sandbox's database."
+)
+workspace_option = click.option(
     "--workspace",
     metavar="NAME",
-    callback=lambda context, param, value: value or default_workspace(),
+    default=default_workspace,
     show_default="default, or sandbox with --sandbox",
 )
 
 
-class Column(click.ParamType):
-    """COLUMN=FIELD: the title of a column, and the field that it is read as."""
-
-    name = "COLUMN=FIELD"
-
-    def convert(self, value, param, ctx):
-        title, _, field = value.rpartition("=")
-        fields = [name for name in transfer.VARIANTS if name != transfer.REASON]
-        if not title.strip() or field not in fields:
-            self.fail(f"write COLUMN=FIELD, with one of these fields: {', '.join(fields)}.")
-        return title.strip(), field
+def column(text: str) -> tuple[str, str]:
+    """Return the title of a column, and the field that it is to be read as."""
+    title, _, field = text.rpartition("=")
+    fields = [name for name in transfer.VARIANTS if name != transfer.REASON]
+    if not title.strip() or field not in fields:
+        raise click.BadParameter(
+            f"write COLUMN=FIELD, with one of these fields: {', '.join(fields)}."
+        )
+    return title.strip(), field
 
 
-@click.command("import")
+@main.command("import", failure=transfer.Unfinished)
 @click.argument(
     "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
 )
-@of_workspace
+@sandbox_option
+@workspace_option
 @click.option("--create", is_flag=True, help="Make the workspace if there is none of that name.")
 @click.option("--format", "named", type=click.Choice(["csv", "jsonl"]), help="Whatever the ending.")
-@click.option("--map", "columns", type=Column(), multiple=True, help="May be repeated.")
+@click.option(
+    "--map", "columns", metavar="COLUMN=FIELD", type=column, multiple=True, help="May be repeated."
+)
 @click.option("--clear-empty", is_flag=True, help="Let empty cells clear name, email and tags.")
 @click.option(
     "--encoding", type=click.Choice(list(transfer.ENCODINGS)), default="utf-8", show_default=True
 )
 @click.option("--dry-run", is_flag=True, help="Say which rows would be refused; write nothing.")
-@of_database
-def import_(database, file, workspace, create, named, columns, clear_empty, encoding, dry_run):
+def import_(file, sandbox, workspace, create, named, columns, clear_empty, encoding, dry_run):
     """Create or update contacts from FILE, a .csv or .jsonl, or from standard input if it is -.
 
     Exits with 0 when every row is in, 1 when some were refused, 2 when it did not come to its end.
     """
     schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
-    accepted, refused, rejected = 0, 0, None
+    database, rejected = open_store(sandbox, make=True), None
+    accepted = refused = 0
     read = transfer.format_of(file, named)
-    with one_line_errors(transfer.Unfinished), transfer.opened(file, encoding) as text:
+    with transfer.opened(file, encoding) as text:
         contacts = read(text, dict(columns), clear_empty)
         require_workspace(database, workspace, create)
         notify(contacts)
@@ -361,18 +364,19 @@ def import_(database, file, workspace, create, named, columns, clear_empty, enco
         click.get_current_context().exit(1)
 
 
-def require_workspace(database: Store, name: str, create: bool):
+def require_workspace(database: store.Store, name: str, create: bool):
     """Refuse to make a workspace by mistake, or one that no token could open."""
-    if name == default_workspace() or (database.path.exists() and database.find_workspace(name)):
+    default = default_workspace()
+    if name == default or (database.path.exists() and database.find_workspace(name)):
         return
     if not create:
         raise transfer.Unfinished(
             f"There is no workspace named {printable(name)}: add --create to make it."
         )
-    Name().convert(name, None, None)
-    if default_workspace() != DEFAULT_WORKSPACE and not name.startswith(f"{default_workspace()}-"):
+    one_word(name)
+    if default == SANDBOX and not name.startswith(f"{SANDBOX}-"):
         raise transfer.Unfinished(
-            f"A workspace of the sandbox is named as its token: {default_workspace()}-{name}."
+            f"A workspace of the sandbox is named as its token: {SANDBOX}-{name}."
         )
 
 
@@ -382,7 +386,7 @@ def notify(contacts: transfer.CSVFile | transfer.JSONLinesFile):
         click.echo(printable(notice), err=True)
 
 
-def write_rows(database: Store, workspace_id: int, rows: list[transfer.Row]):
+def write_rows(database: store.Store, workspace_id: int, rows: list[transfer.Row]):
     """Write the sound rows in one transaction, and refuse those that the store does."""
     sound = [row for row in rows if not row.refusal]
     errors = database.import_contacts(workspace_id, [row.contact for row in sound])
@@ -391,57 +395,55 @@ def write_rows(database: Store, workspace_id: int, rows: list[transfer.Row]):
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal would obey."""
+    """Return the text without what a terminal would obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-@click.command()
-@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
-@of_workspace
-@of_database
-def export(database: Store, file: Path | None, workspace: str):
+@main.command()
+@click.argument("file", required=False, type=FILE)
+@sandbox_option
+@workspace_option
+def export(file: Path | None, sandbox: bool, workspace: str):
     """Write every contact to FILE, a .csv or .jsonl, or as JSON Lines to standard output."""
-    with one_line_errors():
-        contacts = database.export_contacts(existing_workspace(database, workspace))
-        if file is None:
-            sys.stdout.reconfigure(encoding="utf-8")
-            transfer.JSONLinesFile.write(sys.stdout, contacts)
-            return
-        kind = transfer.format_of(file)
-        with (
-            transfer.replacing(file) as new,
-            new.open("w", encoding="utf-8", newline="") as text,
-        ):
-            kind.write(text, contacts)
+    database = open_store(sandbox)
+    contacts = database.export_contacts(existing_workspace(database, workspace))
+    if file is None:
+        sys.stdout.reconfigure(encoding="utf-8")
+        transfer.JSONLinesFile.write(sys.stdout, contacts)
+        return
+    kind = transfer.format_of(file)
+    with transfer.replacing(file) as new, new.open("w", encoding="utf-8", newline="") as text:
+        kind.write(text, contacts)
 
 
-@click.command()
+@main.command()
 @click.argument("phone_or_id")
-@of_workspace
+@sandbox_option
+@workspace_option
 @click.option("--yes", is_flag=True, help="Don't ask.")
-@of_database
-def delete(database: Store, phone_or_id: str, workspace: str, yes: bool):
+def delete(phone_or_id: str, sandbox: bool, workspace: str, yes: bool):
     """Erase the contact with that phone number or id."""
     schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
-    with one_line_errors():
-        try:
-            workspace_id = existing_workspace(database, workspace)
-            contact = database.get_contact(workspace_id, **reference(phone_or_id))
-            if not yes:
-                known = [contact["name"], contact["phone"], contact["email"], contact["id"]]
-                whom = printable(", ".join(filter(None, known)))
-                click.confirm(f"Delete {whom} for good?", abort=True)
-            database.delete_contact(workspace_id, contact["id"])
-        except ContactNotFound as error:
-            raise click.ClickException(
-                f"No contact of the workspace {workspace} is {printable(phone_or_id)}."
-            ) from error
-        click.echo(f"Deleted {contact['id']}.")
-        remove_traces(database)
+    database = open_store(sandbox)
+    workspace_id = existing_workspace(database, workspace)
+    try:
+        contact = database.get_contact(workspace_id, **reference(phone_or_id))
+        if not yes:
+            known = [contact["name"], contact["phone"], contact["email"], contact["id"]]
+            whom = printable(", ".join(filter(None, known)))
+            click.confirm(f"Delete {whom} for good?", abort=True)
+        database.delete_contact(workspace_id, contact["id"])
+    except store.ContactNotFound as error:
+        raise click.ClickException(
+            f"No contact of the workspace {workspace} is {printable(phone_or_id)}."
+        ) from error
+    report_deletion(database, contact["id"])
 
 
-def remove_traces(database: Store):
-    with suppress(StoreUnavailable):
+def report_deletion(database: store.Store, name: str):
+    """Say what was deleted, and whether traces of it stay in the files."""
+    click.echo(f"Deleted {name}.")
+    with suppress(store.StoreUnavailable):
         if database.empty_log():
             return
     click.echo(
@@ -452,7 +454,7 @@ def remove_traces(database: Store):
 
 
 def reference(phone_or_id: str) -> dict[str, str]:
-    """The text as the contact's id or else as its phone."""
+    """Return the text as the contact's id or else as its phone. Raises click.UsageError."""
     with suppress(ValidationError):
         return {"contact_id": schemas.ContactId().deserialize(phone_or_id)}
     try:
@@ -461,73 +463,49 @@ def reference(phone_or_id: str) -> dict[str, str]:
         raise click.UsageError(f"Neither an id nor a phone number: {error.messages[0]}") from error
 
 
-@click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@of_database
-def backup(database: Store, file: Path):
+@main.command()
+@click.argument("file", type=FILE)
+@sandbox_option
+def backup(file: Path, sandbox: bool):
     """Copy the database to FILE, whole and verified, while the service runs."""
-    with one_line_errors():
-        original = existing(database)
-        if file.exists() and not original.is_copy(file):
-            raise click.ClickException(
-                f"{file} is in use, or is no backup of this service: choose another name."
-            )
-        with transfer.replacing(file) as new:
-            original.back_up(new)
+    database = open_store(sandbox)
+    if file.exists() and not database.is_copy(file):
+        raise click.ClickException(
+            f"{file} is in use, or is no backup of this service: choose another name."
+        )
+    with transfer.replacing(file) as new:
+        database.back_up(new)
     click.echo(f"Backed up to {file}.")
 
 
-@click.group()
+@main.group(cls=Commands)
 def workspace():
     """List and delete workspaces."""
 
 
 @workspace.command("list")
-@of_database
-def list_workspaces(database: Store):
+@sandbox_option
+def list_workspaces(sandbox: bool):
     """Show every workspace's name, contacts, tokens and last change of a contact."""
-    with one_line_errors():
-        for row in existing(database).summarize_workspaces():
-            updated = row["updated_at"].isoformat() if row["updated_at"] else "never"
-            click.echo(f"{row['name']}\t{row['contacts']}\t{row['tokens']}\t{updated}")
+    for row in open_store(sandbox).summarize_workspaces():
+        updated = row["updated_at"].isoformat() if row["updated_at"] else "never"
+        click.echo(f"{row['name']}\t{row['contacts']}\t{row['tokens']}\t{updated}")
 
 
 @workspace.command("delete")
 @click.argument("name")
+@sandbox_option
 @click.option("--yes", is_flag=True, help="Don't ask.")
-@of_database
-def delete_workspace(database: Store, name: str, yes: bool):
+def delete_workspace(name: str, sandbox: bool, yes: bool):
     """Erase the workspace with its contacts and tokens, in a running server too."""
-    with one_line_errors():
-        workspace_id = existing_workspace(database, name)
-        if not yes:
-            [row] = [row for row in database.summarize_workspaces() if row["name"] == name]
-            what = f"contacts: {row['contacts']}, tokens: {row['tokens']}"
-            click.confirm(f"Delete the workspace {name} ({what}) for good?", abort=True)
-        database.delete_workspace(workspace_id)
-        click.echo(f"Deleted {name}.")
-        remove_traces(database)
+    database = open_store(sandbox)
+    workspace_id = existing_workspace(database, name)
+    if not yes:
+        [row] = [row for row in database.summarize_workspaces() if row["name"] == name]
+        what = f"contacts: {row['contacts']}, tokens: {row['tokens']}"
+        click.confirm(f"Delete the workspace {name} ({what}) for good?", abort=True)
+    database.delete_workspace(workspace_id)
+    report_deletion(database, name)
 
 
-for command in (serve, token, workspace, import_, export, delete, backup, conform.command):
-    main.add_command(command)
-
-
-def init_app(app: Flask):
-    """Give the application its commands, for `flask` in the project's folder."""
-    for command in main.commands.values():
-        app.cli.add_command(command)
-
-
-def existing(database: Store) -> Store:
-    """The store, unless its file is missing: only what writes contacts makes one."""
-    if not database.path.exists():
-        raise click.ClickException(f"{database.path}: there is no database.")
-    return database
-
-
-def existing_workspace(database: Store, name: str) -> int:
-    workspace_id = existing(database).find_workspace(name)
-    if workspace_id is None:
-        raise click.ClickException(f"There is no workspace named {printable(name)}.")
-    return workspace_id
+main.add_command(conform.command)
