@@ -65,7 +65,7 @@ class Command(click.Command):
 
 
 class Commands(AppGroup):
-    """Commands that have the application's context, unless they do without."""
+    """A group of such commands, which run in the application's context unless they say no."""
 
     command_class = Command
 
@@ -292,7 +292,7 @@ workspace_option = click.option(
 
 
 def column(text: str) -> tuple[str, str]:
-    """Return the title of a column, and the field that it is to be read as."""
+    """Return the title of a column, and the field that it means. Raises click.BadParameter."""
     title, _, field = text.rpartition("=")
     fields = [name for name in transfer.VARIANTS if name != transfer.REASON]
     if not title.strip() or field not in fields:
@@ -324,8 +324,8 @@ def import_(file, sandbox, workspace, create, named, columns, clear_empty, encod
     Exits with 0 when every row is in, 1 when some were refused, 2 when it did not come to its end.
     """
     schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
-    database, rejected = open_store(sandbox, make=True), None
-    accepted = refused = 0
+    database = open_store(sandbox, make=True)
+    accepted, refused, rejected = 0, 0, None
     read = transfer.format_of(file, named)
     with transfer.opened(file, encoding) as text:
         contacts = read(text, dict(columns), clear_empty)
@@ -333,9 +333,9 @@ def import_(file, sandbox, workspace, create, named, columns, clear_empty, encod
         notify(contacts)
         if not dry_run:
             workspace_id = database.open_workspace(workspace)
-            if file != transfer.STDIN:
-                rejected = file.with_name(f"{file.name}.rejected{contacts.ending}")
-                rejected.unlink(missing_ok=True)
+        if not dry_run and file != transfer.STDIN:
+            rejected = file.with_name(f"{file.name}.rejected{contacts.ending}")
+            rejected.unlink(missing_ok=True)
         size = os.fstat(text.fileno()).st_size
         hidden = not sys.stderr.isatty()
         with click.progressbar(length=size, file=sys.stderr, hidden=hidden) as bar:
@@ -387,7 +387,7 @@ def notify(contacts: transfer.CSVFile | transfer.JSONLinesFile):
 
 
 def write_rows(database: store.Store, workspace_id: int, rows: list[transfer.Row]):
-    """Write the sound rows in one transaction, and refuse those that the store does."""
+    """Write the sound rows in one transaction, and note why the store refuses any of them."""
     sound = [row for row in rows if not row.refusal]
     errors = database.import_contacts(workspace_id, [row.contact for row in sound])
     for position, error in errors.items():

@@ -109,7 +109,7 @@ class CSVFile:
             raise Unfinished(
                 "No column is named phone: the first line must name the columns, or --map one."
             )
-        [self._ignored] = self._sources.pop(REASON, [()])
+        self._ignored = list(chain(*self._sources.pop(REASON, [])))
         self._cleared = {"name", "email", "tags"} if clear_empty else set()
         self.notices = list(self._notices())
 
@@ -164,7 +164,8 @@ class CSVFile:
         lines = [] if file.tell() else [(REASON, self._names)]
         lines += [(row.refusal, row.raw) for row in rows]
         for reason, cells in lines:
-            kept = [c for n, c in zip_longest(self._names, cells) if n not in self._ignored]
+            named = zip_longest(self._names, cells)
+            kept = [cell for name, cell in named if name not in self._ignored]
             csv.writer(file).writerow([reason, *kept])
 
     @staticmethod
