@@ -222,17 +222,6 @@ class TagsInFile(TagList):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class MetadataInCell(Metadata):
-    """A JSON object, as text."""
-
-    def _deserialize(self, value, attr, data, **kwargs):
-        try:
-            document = parse_json(value.encode())
-        except BadJSON as error:
-            raise ValidationError(f"The text {error}.") from error
-        return super()._deserialize(document, attr, data, **kwargs)
-
-
 class Moment(fields.AwareDateTime):
     """A time with its offset from UTC, to the microsecond."""
 
@@ -306,19 +295,13 @@ class CreateContact(ContactFields):
 
 
 class ImportedContact(CreateContact):
-    """A line of a JSON Lines file: create-contact's body, and what else an export holds."""
+    """A contact of a file: create-contact's body, and what else an export holds."""
 
     tags = TagsInFile()
     id = ContactId()
     source = fields.String(validate=validate.OneOf(SOURCES))
     created_at = Moment(format="iso")
     updated_at = Moment(format="iso")
-
-
-class ImportedCells(ImportedContact):
-    """A row of a CSV file, whose cells are text."""
-
-    metadata = MetadataInCell()
 
 
 class GetContact(Body):
