@@ -34,9 +34,8 @@ from store import (
     DEFAULT_WORKSPACE,
     DEPLOYMENT_FILE,
     SANDBOX_FILE,
-    Conflict,
     ContactNotFound,
-    MetadataTooLarge,
+    Refused,
     Store,
     StoreUnavailable,
     Token,
@@ -405,9 +404,8 @@ def invalid(error: ValidationError) -> Response:
     return refusal(422, "The given data was invalid.", errors=errors)
 
 
-@api.app_errorhandler(Conflict)
-@api.app_errorhandler(MetadataTooLarge)
-def refused_by_the_store(error: Conflict | MetadataTooLarge) -> Response:
+@api.app_errorhandler(Refused)
+def refused_by_the_store(error: Refused) -> Response:
     return invalid(ValidationError(str(error), error.field))
 
 

@@ -20,7 +20,6 @@ from marshmallow import ValidationError
 import conform
 import openapi
 import schemas
-import server
 import store
 import transfer
 from app import create_app, default_database, unknown_settings
@@ -116,6 +115,8 @@ def program() -> str:
 @click.pass_context
 def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, contacts):
     """Serve the API until SIGTERM or Ctrl-C."""
+    import server  # which takes a third of the time in which all else is imported
+
     if (hosts or stop_with_stdin or temporary or contacts) and not sandbox:
         raise click.UsageError(
             "--allow-host, --stop-with-stdin, --temporary and --contacts need --sandbox."
@@ -233,7 +234,7 @@ def create(name: str, workspace: str):
     """Make a token and show it, this once."""
     try:
         click.echo(open_store(make=True).create_token(name, workspace))
-    except store.Conflict as error:
+    except store.Refused as error:
         raise click.ClickException(
             f"There is a token named {name}: revoke it first, or choose another name."
         ) from error

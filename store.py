@@ -86,6 +86,8 @@ MIGRATIONS = [
 ]
 LATEST_VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
+TAKEN = "Another contact of the workspace has it."
+TOO_LARGE = f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."
 BUSY = "The database is busy. Nothing was written; try again."
 DISK_FULL = "The disk is full or failing. Nothing was written; try again when there is room."
 DISK_FAILED = (
@@ -123,21 +125,12 @@ class WorkspaceNotFound(LookupError):
     """The workspace was deleted during the call."""
 
 
-class Conflict(ValueError):
-    """Something else has that value of `field`, which must be unique."""
+class Refused(ValueError):
+    """What is stored does not allow that value of `field`. The text says why."""
 
-    def __init__(self, field: str):
-        super().__init__("Another contact of the workspace has it.")
+    def __init__(self, field: str, text: str):
+        super().__init__(text)
         self.field = field
-
-
-class MetadataTooLarge(ValueError):
-    """Merged, the contact's metadata would be larger than METADATA_LIMIT bytes."""
-
-    field = "metadata"
-
-    def __init__(self):
-        super().__init__(f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB).")
 
 
 class StoreUnavailable(Exception):
@@ -214,7 +207,7 @@ class Store:
             db.execute("DELETE FROM workspace WHERE id = ?", (workspace_id,))
 
     def create_token(self, name: str, workspace: str = DEFAULT_WORKSPACE) -> str:
-        """Return a new bearer token of 256 random bits, kept as SHA-256 alone. Raises Conflict."""
+        """Return a new bearer token of 256 random bits, kept as SHA-256 alone. Raises Refused."""
         secret = secrets.token_urlsafe(32)
         with self._transaction() as db:
             db.execute(
@@ -244,7 +237,7 @@ class Store:
     # Contacts: a `reference` is a contact_id, a phone or both, an empty string being none
 
     def create_contact(self, workspace_id: int, *, phone: str, **fields: Any) -> Values:
-        """Insert a contact, or update the one that has the phone. Raises MetadataTooLarge."""
+        """Insert a contact, or update the one that has the phone. Raises Refused."""
         with self._transaction() as db:
             return _summary(_save(db, workspace_id, {"phone": phone, **fields}, phone=phone))
 
@@ -255,7 +248,7 @@ class Store:
 
         `changes` are `name` and `email` (None clears), `tags` (the new list) and `metadata`
         (merged one level deep). A call that changes nothing writes nothing.
-        Raises ContactNotFound and MetadataTooLarge.
+        Raises ContactNotFound and Refused.
         """
         with self._transaction() as db:
             return _summary(_save(db, workspace_id, changes, contact_id=contact_id, phone=phone))
@@ -263,7 +256,7 @@ class Store:
     def put_contact(self, workspace_id: int, contact_id: str, **fields: Any) -> Values:
         """Write the given fields, `phone` among them; create a contact if none has that id.
 
-        Raises ContactNotFound where one can't be created without a phone, and Conflict.
+        Raises ContactNotFound where one can't be created without a phone, and Refused.
         """
         fields |= {"id": contact_id, "source": "manual"}  # which count for a new contact alone
         with self._transaction() as db:
@@ -318,16 +311,14 @@ class Store:
         """Delete the workspace's contacts and insert these, all or nothing.
 
         A contact is what create_contact takes and may have an `id`; phones and ids are distinct.
-        Raises MetadataTooLarge.
+        Raises Refused.
         """
         rows = [_new_row(contact) for contact in contacts]  # so that others wait less
         with self._transaction() as db:
             db.execute("DELETE FROM contact WHERE workspace_id = ?", (workspace_id,))
             _insert(db, workspace_id, rows)
 
-    def import_contacts(
-        self, workspace_id: int, contacts: list[Values]
-    ) -> dict[int, Conflict | MetadataTooLarge]:
+    def import_contacts(self, workspace_id: int, contacts: list[Values]) -> dict[int, Refused]:
         """Upsert each as create_contact does, in one transaction; return refusals by position.
 
         A contact that is new keeps `id`, `source`, `created_at` and `updated_at` when they are
@@ -340,7 +331,7 @@ class Store:
                     _refuse_taken_id(db, workspace_id, contact)
                     fields = {"source": "csv_import", **contact}
                     _save(db, workspace_id, fields, phone=contact["phone"])
-                except (Conflict, MetadataTooLarge) as error:
+                except Refused as error:
                     refused[position] = error
         return refused
 
@@ -542,7 +533,7 @@ class Store:
         if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
             return WorkspaceNotFound()
         if code == sqlite3.SQLITE_CONSTRAINT_UNIQUE:
-            return Conflict(str(error).rpartition(".")[2])  # its text ends with table.column
+            return Refused(str(error).rpartition(".")[2], TAKEN)  # its text ends with table.column
         if code == sqlite3.SQLITE_IOERR_FSYNC:
             return StoreUnavailable(DISK_FAILED)
         primary = code & 0xFF
@@ -652,7 +643,7 @@ def _save(db: sqlite3.Connection, workspace_id: int, fields: Values, **reference
 def _refuse_taken_id(db: sqlite3.Connection, workspace_id: int, contact: Values):
     query = "SELECT 1 FROM contact WHERE workspace_id = ? AND id = ? AND phone != ?"
     if db.execute(query, (workspace_id, contact.get("id"), contact["phone"])).fetchone():
-        raise Conflict("id")
+        raise Refused("id", TAKEN)
 
 
 def _insert(db: sqlite3.Connection, workspace_id: int, rows: Iterable[Values]):
@@ -704,14 +695,14 @@ def _new_id() -> str:
 
 
 def _changed(row: Values, fields: Values) -> Values:
-    """Return the row with those fields that any request may change. Raises MetadataTooLarge."""
+    """Return the row with those fields that any request may change. Raises Refused."""
     changed = {**row, **{c: fields[c] for c in ("phone", "name", "email") if c in fields}}
     if "tags" in fields:
         changed["tags"] = compact_json(fields["tags"])
     if "metadata" in fields:  # shallow: a key that is given replaces the stored value whole
         changed["metadata"] = compact_json({**json.loads(row["metadata"]), **fields["metadata"]})
         if len(changed["metadata"].encode()) > METADATA_LIMIT:
-            raise MetadataTooLarge
+            raise Refused("metadata", TOO_LARGE)
     changed["folded"] = _folded(changed)
     return changed
 

@@ -7,7 +7,7 @@ from secrets import SystemRandom
 from typing import Any
 
 from flask import Response, after_this_request, current_app, g, request
-from marshmallow import ValidationError, fields, validate, validates_schema
+from marshmallow import ValidationError, fields, validate
 from werkzeug import exceptions as http
 
 import schemas
@@ -33,18 +33,14 @@ def is_an_endpoint(path: str):
 class Fault(schemas.Body):
     """A fault in the body of PUT /sandbox/faults."""
 
+    at_least_one_of = ("status", "delay_ms")
+
     status = fields.Integer(strict=True, validate=validate.Range(400, 599))
     times = fields.Integer(strict=True, validate=validate.Range(1, 1_000_000))
     delay_ms = fields.Integer(strict=True, validate=validate.Range(0, 60_000))
     probability = fields.Float(load_default=1.0, validate=validate.Range(0, 1, min_inclusive=False))
     path = fields.String(validate=is_an_endpoint)
     retry_after = fields.Integer(strict=True, validate=validate.Range(0, 86_400))
-
-    @validates_schema
-    def check_effect(self, data, **kwargs):
-        if data.keys().isdisjoint({"status", "delay_ms"}):
-            text = "Pass status or delay_ms: at least one of them is required."
-            raise ValidationError({"status": [text], "delay_ms": [text]})
 
 
 class Faults:
