@@ -6,9 +6,15 @@ const POLL_MS = 400;
 const byId = (id) => document.getElementById(id);
 let etag = null;
 let asked = 0;
+let latest;
 
-async function refresh() {
-  const turn = ++asked;
+// The promise is kept once the page is shown as it was after this call.
+function refresh() {
+  latest = load(++asked);
+  return latest;
+}
+
+async function load(turn) {
   const headers = etag ? { "If-None-Match": etag } : {};
   let response;
   try {
@@ -20,7 +26,7 @@ async function refresh() {
   tell("Live");
   if (response.status !== 200) return;
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  if (turn !== asked) return; // a later one is on its way
+  if (turn !== asked) return latest;
   etag = response.headers.get("ETag");
   show(page);
 }
