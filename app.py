@@ -21,11 +21,12 @@ from typing import Any
 import click
 import phonenumbers
 import platformdirs
-from flask import Blueprint, Flask, Response, current_app, g, make_response, request
+from flask import Blueprint, Flask, Request, Response, current_app, g, make_response, request
 from flask.json.provider import DefaultJSONProvider
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from marshmallow.exceptions import SCHEMA
 from werkzeug import exceptions as http
+from werkzeug.routing import MapAdapter
 
 import openapi
 import schemas
@@ -180,7 +181,7 @@ class RateLimit:
         self._limit = per_minute
         self._lock = threading.Lock()
         # For each of the last tokens, when its requests were admitted, by time.monotonic().
-        self._admitted = lru_cache(COUNTED_TOKENS)(lambda token: deque())
+        self._admitted = lru_cache(COUNTED_TOKENS)(lambda token_id, name: deque())
 
     def count(self, token: Token):
         """Count the current request. Raises TooManyRequests."""
@@ -188,7 +189,7 @@ class RateLimit:
             return
         now = time.monotonic()
         with self._lock:
-            admitted = self._admitted(token)
+            admitted = self._admitted(token.id, token.name)
             while admitted and admitted[0] <= now - 60:
                 admitted.popleft()
             wait = admitted[0] + 60 - now if len(admitted) == self._limit else 0
@@ -231,7 +232,14 @@ def public(view):
 
 
 class Service(Flask):
-    """Flask, but for what it logs."""
+    """Flask, but for its log, and with routes that depend on the path alone."""
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Read neither Host nor Upgrade, whose odd values would be refused. It takes long, too."""
+        if request is None:
+            return None
+        root, path = f"{request.root_path}/", request.path
+        return MapAdapter(self.url_map, "", root, "", request.scheme, path, request.method)
 
     def log_exception(self, exc_info: Any):
         """Log without the path as it was sent, which may hold a secret."""
@@ -305,9 +313,12 @@ def start_clock():
     """Say until when the store may wait for this request: not at all on the server's loop."""
     environ = request.environ
     g.began = environ.setdefault("contacts.began", time.monotonic())
-    if "contacts.waiting_since" in environ:  # other servers leave it to the store
-        since = environ["contacts.waiting_since"]
-        wait_until.set(0 if since is None else since + BUSY_SECONDS)
+    since = environ.get("contacts.waiting_since")
+    if since is not None:
+        wait_until.set(since + BUSY_SECONDS)
+    else:
+        on_the_loop = "contacts.waiting_since" in environ  # other servers have none
+        wait_until.set(0 if on_the_loop else None)
 
 
 def add_headers(response: Response) -> Response:
@@ -365,7 +376,7 @@ TEXTS = {
     http.MethodNotAllowed: "Method not allowed",
     http.RequestEntityTooLarge: f"The body is larger than {BODY_LIMIT} bytes (1 MiB): send less.",
     http.UnsupportedMediaType: "Send JSON, with the header Content-Type: application/json.",
-    http.ClientDisconnected: "The body is shorter than its Content-Length.",
+    http.ClientDisconnected: "The body was cut off: send all of it, without a pause.",
     http.TooManyRequests: "Too many requests",
     http.InternalServerError: "Server error",
 }

@@ -60,7 +60,7 @@ class Command(click.Command):
             raise  # the reader of the output has had enough: click ends quietly
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            raise self.failure(f"{where}{error.strerror}.") from error
+            raise self.failure(f"{where}{error.strerror or error}.") from error
 
 
 class Commands(AppGroup):
@@ -209,7 +209,8 @@ def terminate_after_stdin():
     with suppress(OSError):
         while os.read(0, 65536):  # sys.stdin has a lock, which would be held at the end
             pass
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:  # which the server's first signal sets
+    # The server's first signal sets one of these.
+    if signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN):
         os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -22,7 +22,6 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
-from aiohttp.http import HttpProcessingError
 
 HEADER_BYTES = 64 * 1024
 HEADER_FIELDS = 64
@@ -35,6 +34,8 @@ CONNECTIONS = 2048
 OTHER_FILES = 256  # the database's, among others
 WAITING_THREADS = 32
 
+log = logging.getLogger("contacts.server")
+
 
 class BodyNotRead(BaseException):
     """The application reads a body that has not arrived yet."""
@@ -46,14 +47,14 @@ class Body:
     def __init__(self, request: web.BaseRequest):
         self._content = request.content
         self._data = bytearray()
-        self._missing: BaseException = BodyNotRead()
+        self._error: BaseException = BodyNotRead()
         self.complete = not request.body_exists
 
     def input(self) -> "BytesIO | Body":
         return BytesIO(self._data) if self.complete else self
 
     def read(self, size: int = -1) -> bytes:
-        raise self._missing
+        raise self._error
 
     async def receive(self, seconds: float):
         """Wait for the next bytes. A body that is too large counts as complete."""
@@ -65,19 +66,19 @@ class Body:
         try:
             while not self.complete:
                 await self.receive(PATIENCE_SECONDS)
-        except (OSError, web.RequestPayloadError):  # TimeoutError is an OSError
-            self._missing = ConnectionAbortedError("the body was cut off")
+        except Exception:  # whatever keeps the rest from arriving
+            self._error = ConnectionAbortedError("the body was cut off")
 
 
 class Bridge:
     """Handles aiohttp's requests by a WSGI application.
 
     `would_wait` is what the application raises where it may not wait: an exception with the
-    attribute `seconds`, after which the request is repeated, or 0 to repeat it in a thread. If its
-    attribute `works` is true, that is one of so many `threads`: more would take the processor from
-    the loop. Requests that only wait for a lock have threads of their own.
-    The environment's `contacts.waiting_since` is None on the event loop, where the application
-    may not wait, and otherwise the time.monotonic() since when it does.
+    attribute `seconds`, after which the request is repeated, or 0 to repeat it in a thread. Those
+    whose attribute `works` is true share so many `threads`: more would take the processor from the
+    loop. The others, which only wait for a lock, have threads of their own.
+    The environ's `contacts.waiting_since` is None on the event loop, where the application may not
+    wait, and in a thread the time.monotonic() at which the wait began.
     """
 
     def __init__(self, application: Callable, threads: int, would_wait: type[BaseException]):
@@ -92,6 +93,9 @@ class Bridge:
         self._requests += 1
         try:
             response = await self._respond(request)
+        except Exception:
+            log.exception("the bridge failed")
+            response = web.Response(status=500)
         finally:
             self._requests -= 1
         response.headers["Server"] = "qyvo-standin"
@@ -100,23 +104,28 @@ class Bridge:
         return response
 
     async def stop(self):
-        """Wait for the requests in progress. Each is the last of its connection."""
+        """Wait for the requests in progress, and let each be the last of its connection."""
         self._stopping = True
         while self._requests:
             await asyncio.sleep(0.01)
+
+    def close(self):
+        """Wait for what still runs in threads, and begin nothing more there."""
+        self._workers.shutdown(cancel_futures=True)
+        self._waiters.shutdown(cancel_futures=True)
 
     async def _respond(self, request: web.BaseRequest) -> web.Response:
         if sum(map(len, chain(*request.raw_headers))) > HEADER_BYTES:
             return web.Response(status=431)
         loop, environ, body = asyncio.get_running_loop(), _environ(request), Body(request)
-        expects_continue = "HTTP_EXPECT" in environ
+        expects_continue = environ.get("HTTP_EXPECT", "").lower() == "100-continue"
         if not body.complete and not expects_continue:
-            with suppress(OSError, web.RequestPayloadError):
+            with suppress(Exception):  # which comes again where the body is read
                 await body.receive(GRACE_SECONDS)
         threads = None
         while True:
             environ["wsgi.input"] = body.input()
-            environ["contacts.waiting_since"] = loop.time() if threads else None
+            environ["contacts.waiting_since"] = time.monotonic() if threads else None
             try:
                 if threads:
                     response = await loop.run_in_executor(threads, self._call, environ)
@@ -124,7 +133,7 @@ class Bridge:
                     response = self._call(environ)
             except BodyNotRead:
                 threads = None
-                if expects_continue and request.transport:
+                if expects_continue and request.transport and request.version >= (1, 1):
                     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 await body.receive_all()
             except self._would_wait as wait:
@@ -145,18 +154,20 @@ class Bridge:
         try:
             body = b"".join(chunks)
         finally:
-            chunks.close()
+            if hasattr(chunks, "close"):
+                chunks.close()
         status, headers = started
         return web.Response(status=int(status[:3]), headers=headers, body=body)
 
 
 def _environ(request: web.BaseRequest) -> dict[str, Any]:
     path = request.rel_url.raw_path.encode(errors="surrogateescape")
+    query = request.rel_url.raw_query_string.encode(errors="surrogateescape")
     environ = {
         "REQUEST_METHOD": request.method,
         "SCRIPT_NAME": "",
         "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
-        "QUERY_STRING": request.rel_url.raw_query_string,
+        "QUERY_STRING": query.decode("latin-1"),
         "SERVER_NAME": "localhost",  # WSGI wants them; what counts is the Host header
         "SERVER_PORT": "80",
         "SERVER_PROTOCOL": "HTTP/{}.{}".format(*request.version),
@@ -180,8 +191,8 @@ def _environ(request: web.BaseRequest) -> dict[str, Any]:
     return environ
 
 
-class Refused(asyncio.Protocol):
-    """A connection too many."""
+class OneTooMany(asyncio.Protocol):
+    """A connection that is closed at once."""
 
     def connection_made(self, transport: asyncio.Transport):
         transport.abort()
@@ -207,26 +218,29 @@ def serve(
     `ready` is called once requests can come. `end` is called, in another thread, before the
     process is ended. For the others see Bridge.
     """
-    stopping = threading.Event()
+    stopping, finished = threading.Event(), threading.Event()
 
     def end_in_time():
         stopping.wait()
-        time.sleep(STOP_SECONDS)
-        end()
-        os._exit(0)
+        if not finished.wait(STOP_SECONDS):
+            try:
+                end()
+            finally:
+                os._exit(0)
 
     threading.Thread(target=end_in_time, daemon=True).start()
-    asyncio.run(_serve(Bridge(application, threads, would_wait), listener, ready, stopping))
+    bridge = Bridge(application, threads, would_wait)
+    asyncio.run(_serve(bridge, listener, ready, stopping))
+    bridge.close()
+    finished.set()
 
 
 async def _serve(
     bridge: Bridge, listener: socket.socket, ready: Callable, stopping: threading.Event
 ):
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
-    # Malformed HTTP is the client's fault, and may hold a secret.
-    logging.getLogger("aiohttp.server").addFilter(
-        lambda record: not isinstance(record.exc_info and record.exc_info[1], HttpProcessingError)
-    )
+    # It logs malformed HTTP, which is the client's fault and may hold a secret.
+    logging.getLogger("aiohttp.server").disabled = True
     server = web.Server(
         bridge.handle,
         access_log=None,
@@ -235,19 +249,21 @@ async def _serve(
         lingering_time=DRAIN_SECONDS,
         max_headers=HEADER_FIELDS,
     )
-    runner = web.ServerRunner(server, shutdown_timeout=1)
+    runner = web.ServerRunner(server, shutdown_timeout=STOP_SECONDS)
     await runner.setup()
     limit = _allowed_connections()
 
     def stop(number, frame):
-        signal.signal(number, signal.SIG_DFL)  # a second one does not wait
+        for each in signals:  # the same one again does not wait
+            signal.signal(each, signal.SIG_DFL if each == number else signal.SIG_IGN)
         stopping.set()
         loop.call_soon_threadsafe(stopped.set)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    signals = signal.SIGTERM, signal.SIGINT
+    for number in signals:
         signal.signal(number, stop)  # runs even where a write to a full log blocks the loop
     accepting = await loop.create_server(
-        lambda: server() if len(server.connections) < limit else Refused(), sock=listener
+        lambda: server() if len(server.connections) < limit else OneTooMany(), sock=listener
     )
     ready()
     await stopped.wait()
@@ -262,9 +278,9 @@ def _allowed_connections() -> int:
         import resource
     except ImportError:  # as on Windows, which knows no such limit
         return CONNECTIONS
-    limit = CONNECTIONS + OTHER_FILES
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    return limit - OTHER_FILES
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_FILES
+    if 0 <= limit < wanted:  # RLIM_INFINITY is below
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return min(CONNECTIONS, max(limit - OTHER_FILES, limit // 2))

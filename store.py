@@ -462,6 +462,8 @@ class Store:
     def _connect(self) -> sqlite3.Connection:
         with suppress(FileExistsError):
             self.path.touch(0o600, exist_ok=False)
+        if not self.path.is_file():
+            raise self._unusable("it is not a file.")
         db = sqlite3.connect(
             f"{self.path.as_uri()}?mode=rw",
             uri=True,
@@ -551,10 +553,10 @@ def pause(seconds: float):
     time.sleep(seconds)
 
 
-def leave_the_loop():
-    """Raise WouldWait where the current request may not take long."""
+def leave_the_loop(*, works: bool = True):
+    """Raise WouldWait where the current request may not take long, or not wait."""
     if wait_until.get() == 0:
-        raise WouldWait(works=True)
+        raise WouldWait(works=works)
 
 
 def _seconds_left(began: float) -> float:

@@ -315,6 +315,35 @@ def test_under_a_steady_load_it_stops_in_time_and_answers_each_call_that_it_carr
     assert contact["metadata"].keys() - ROMAIN["metadata"].keys() == set(answered)
 
 
+def test_a_response_that_is_read_slowly_is_sent_whole_before_it_stops(tmp_path):
+    with serving(tmp_path, "--sandbox") as server, raw(server.url) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.sendall(for_4_mib(server.url))
+        received = received_or_fail(sock)
+        server.process.terminate()
+        for _ in range(4):
+            time.sleep(1)
+            received += received_or_fail(sock)
+        received += b"".join(iter(lambda: sock.recv(65536), b""))
+        assert server.process.wait(SECONDS) == 0
+    header, _, body = received.partition(b"\r\n\r\n")
+    [length] = re.findall(rb"Content-Length: (\d+)", header)
+    assert len(body) == int(length) > 3 * MIB
+
+
+@pytest.mark.parametrize("pause", [0, 0.01, 0.05, 0.1])
+def test_ctrl_c_and_a_sigterm_stop_it_with_exit_status_0_and_leave_no_folder(tmp_path, pause):
+    env = environment("", TMPDIR=str(tmp_path))
+    command = [sys.executable, "-m", "flask", "serve", "--sandbox", "--temporary", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        time.sleep(pause)
+        process.terminate()
+        assert process.wait(SECONDS) == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_body_on_its_way_is_waited_for_and_an_idle_connection_is_not(server):
     request = head(TOKEN, f"Content-Length: {len(BODY)}") + BODY
     with raw(server.url) as idle, raw(server.url, request[:-5]) as slow:
@@ -500,6 +529,14 @@ def test_an_odd_host_header_is_not_our_failure(url, host):
         status, answer = read_answer(sock)
         assert status in (200, 400, 403)
         assert status == 200 or answer["error"] == answer["message"]
+
+
+@pytest.mark.parametrize("field", ["Host: a..b", "Upgrade: websocket", "Upgrade: foo"])
+def test_host_and_upgrade_are_no_matter_to_a_deployment(server, field):
+    fields = [f"Content-Length: {len(BODY)}", "Connection: Upgrade", field]
+    request = head(TOKEN, *fields).replace(b"Host: localhost\r\n", b"", "Host" in field)
+    with raw(server.url, request + BODY) as sock:
+        assert read_answer(sock)[0] == 200
 
 
 def test_head_has_no_body(url):

@@ -162,7 +162,8 @@ REFUSED = [
     (foreign, ["--sandbox"], "is not a database of this service"),
     (versioned, [], "is not a database of this service"),
     (text, [], "file is not a database"),
-    (os.mkdir, [], "unable to open database file"),
+    (os.mkdir, [], "it is not a file"),
+    (os.mkfifo, [], "it is not a file"),
     (sandboxs, [], "belongs to a sandbox"),
     (deployments, ["--sandbox"], "belongs to a deployment, not to the sandbox"),
 ]

@@ -228,6 +228,25 @@ def test_a_connection_too_many_is_closed_at_once(tmp_path):
         assert read_answer(kept)[0] == 200
 
 
+WITH_200_FILES = """if True:
+    import resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+    from cli import main
+    main()
+"""
+
+
+def test_where_few_files_may_be_open_half_of_them_are_for_connections(tmp_path):
+    with (
+        serving(tmp_path, python=("-c", WITH_200_FILES), QYVO_TOKEN=TOKEN) as server,
+        ExitStack() as stack,
+    ):
+        for _ in range(90):
+            stack.enter_context(raw(server.url))
+        search = "/v1/actions/search-contacts"  # in a thread, which opens the database
+        assert post(server.url, {"query": "x"}, path=search).json == []
+
+
 PATIENT_FOR_2_S = """if True:
     import server
     server.PATIENCE_SECONDS = 2
