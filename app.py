@@ -70,11 +70,7 @@ def create_app(settings: Mapping[str, str] = os.environ, *, sandbox: bool = Fals
         PROPAGATE_EXCEPTIONS=False,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
-    store = app.extensions["store"] = Store(
-        app.config["CONTACTS_DATABASE"] or default_database(sandbox),
-        synchronous=app.config["CONTACTS_SYNCHRONOUS"],
-        application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
-    )
+    store = app.extensions["store"] = make_store(app.config, sandbox)
     rate_limit = RateLimit(app.config["CONTACTS_RATE_LIMIT"])
     app.before_request(start_clock)
     app.after_request(write_log)
@@ -138,6 +134,15 @@ def unknown_settings(environment: Mapping[str, str]) -> list[str]:
     """Return the names that begin as a setting's and are none."""
     names = {name for name, value in environment.items() if value and name.startswith("CONTACTS_")}
     return sorted(names - Settings().fields.keys())
+
+
+def make_store(config: Mapping[str, Any], sandbox: bool) -> Store:
+    """Return the store that the settings name, of a deployment or of a sandbox."""
+    return Store(
+        config["CONTACTS_DATABASE"] or default_database(sandbox),
+        synchronous=config["CONTACTS_SYNCHRONOUS"],
+        application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
+    )
 
 
 def default_database(sandbox: bool) -> Path:

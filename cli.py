@@ -22,10 +22,7 @@ import openapi
 import schemas
 import store
 import transfer
-from app import create_app, default_database, unknown_settings
-
-# The token that every sandbox knows, and its workspace.
-SANDBOX = "sandbox"
+from app import create_app, make_store, unknown_settings
 
 CURL_EXAMPLE = """\
 curl -X POST {url}/api/v1/actions/update-contact \\
@@ -182,6 +179,8 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
 
 def read_contacts(app: Flask, file: Path) -> list[dict[str, Any]]:
     """Return the contacts of a file, each of which must be sound. Raises click.ClickException."""
+    from sandbox.endpoints import fits  # which a deployment never loads
+
     schemas.default_region.set(app.config["CONTACTS_DEFAULT_REGION"])
     contacts, lines = [], {}
     with transfer.opened(file, "utf-8") as text:
@@ -194,8 +193,10 @@ def read_contacts(app: Flask, file: Path) -> list[dict[str, Any]]:
                 if value and value in lines:
                     refusal = refusal or f"{field}: Line {lines[value]} has it."
                 lines[value] = row.line
-            if len(store.compact_json(row.contact.get("metadata")).encode()) > store.METADATA_LIMIT:
-                refusal = refusal or f"metadata: It exceeds {store.METADATA_LIMIT} bytes (64 KiB)."
+            try:
+                fits(row.contact.get("metadata", {}))
+            except ValidationError as error:
+                refusal = refusal or f"metadata: {error.messages[0]}"
             if refusal:
                 raise click.ClickException(f"{file}: line {row.line}: {printable(refusal)}")
             contacts.append(row.contact)
@@ -258,12 +259,9 @@ def revoke(name: str):
 
 def open_store(sandbox: bool = False, *, make: bool = False) -> store.Store:
     """Return the deployment's store or the sandbox's, whose file must exist unless `make`."""
-    database, config = current_app.extensions["store"], current_app.config
+    database = current_app.extensions["store"]
     if sandbox:
-        path = config["CONTACTS_DATABASE"] or default_database(sandbox)
-        database = store.Store(
-            path, synchronous=config["CONTACTS_SYNCHRONOUS"], application_id=store.SANDBOX_FILE
-        )
+        database = make_store(current_app.config, sandbox)
     if not make and not database.path.exists():
         raise click.ClickException(f"{database.path}: there is no database.")
     return database
@@ -279,7 +277,8 @@ def existing_workspace(database: store.Store, name: str) -> int:
 
 def default_workspace() -> str:
     """Return the workspace that the current command means unless one is named."""
-    return SANDBOX if click.get_current_context().params["sandbox"] else store.DEFAULT_WORKSPACE
+    sandbox = click.get_current_context().params["sandbox"]
+    return store.SANDBOX_WORKSPACE if sandbox else store.DEFAULT_WORKSPACE
 
 
 sandbox_option = click.option(
@@ -376,9 +375,9 @@ def require_workspace(database: store.Store, name: str, create: bool):
             f"There is no workspace named {printable(name)}: add --create to make it."
         )
     one_word(name)
-    if default == SANDBOX and not name.startswith(f"{SANDBOX}-"):
+    if default == store.SANDBOX_WORKSPACE and not name.startswith(f"{default}-"):
         raise transfer.Unfinished(
-            f"A workspace of the sandbox is named as its token: {SANDBOX}-{name}."
+            f"A workspace of the sandbox is named as its token: {default}-{name}."
         )
 
 

@@ -27,6 +27,7 @@ METADATA_LIMIT = 64 * 1024
 SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
 DEFAULT_WORKSPACE = "default"
+SANDBOX_WORKSPACE = "sandbox"  # and the token that opens it
 
 # The time.monotonic() until which the current request may wait for a lock. On the event loop it is
 # 0, which is long past, and the request meets WouldWait. None, where no server has set it: every

@@ -15,6 +15,7 @@ from sandbox.journal import ends_with
 from store import BUSY, ContactNotFound, pause
 
 MAX_FAULTS = 20
+MAX_DELAY_MS = 60_000
 TEXT = "A fault that the sandbox was asked for."
 RETRY_AFTER = {429: 1, 503: 1}  # in seconds, where a fault does not say otherwise
 
@@ -37,7 +38,7 @@ class Fault(schemas.Body):
 
     status = fields.Integer(strict=True, validate=validate.Range(400, 599))
     times = fields.Integer(strict=True, validate=validate.Range(1, 1_000_000))
-    delay_ms = fields.Integer(strict=True, validate=validate.Range(0, 60_000))
+    delay_ms = fields.Integer(strict=True, validate=validate.Range(0, MAX_DELAY_MS))
     probability = fields.Float(load_default=1.0, validate=validate.Range(0, 1, min_inclusive=False))
     path = fields.String(validate=is_an_endpoint)
     retry_after = fields.Integer(strict=True, validate=validate.Range(0, 86_400))

@@ -12,10 +12,10 @@ from flask import Blueprint, Response, g, render_template, request, send_from_di
 from marshmallow import EXCLUDE, Schema, fields
 
 import schemas
-from sandbox.faults import endpoints
+from sandbox.faults import MAX_DELAY_MS, endpoints
 from sandbox.journal import readable
-from sandbox.workspaces import BASE, Workspaces
-from store import SEARCH_LIMIT, ContactNotFound, Store, leave_the_loop
+from sandbox.workspaces import Workspaces
+from store import SANDBOX_WORKSPACE, SEARCH_LIMIT, ContactNotFound, Store, leave_the_loop
 
 MAX_ENTRIES = 100
 CONTENT_SECURITY_POLICY = (
@@ -30,7 +30,7 @@ class View(Schema):
     class Meta:
         unknown = EXCLUDE
 
-    workspace = fields.String(load_default=BASE)
+    workspace = fields.String(load_default=SANDBOX_WORKSPACE)
     q = schemas.Text(load_default="")
     path = fields.String(load_default="")
     status = fields.Integer(load_default=None)
@@ -49,9 +49,9 @@ def make_blueprint(workspaces: Workspaces, store: Store) -> Blueprint:
         """Without news since its ETag, the page is a 304."""
         g.unlogged = True  # it asks for news twice a second
         view = View().load({name: value for name, value in request.args.items() if value})
-        names = sorted({BASE, *store.list_workspaces()})
+        names = sorted({SANDBOX_WORKSPACE, *store.list_workspaces()})
         if view["workspace"] not in names:
-            view["workspace"] = BASE
+            view["workspace"] = SANDBOX_WORKSPACE
         workspace = workspaces.find_token(view["workspace"])
         version = workspaces.version  # before what it is the version of
         if version in request.if_none_match:
@@ -75,6 +75,8 @@ def make_blueprint(workspaces: Workspaces, store: Store) -> Blueprint:
             curl=entry and as_curl(entry, url, view["workspace"]),
             faults=workspace.faults.all,
             active=any(f["triggered"] != f.get("times") for f in workspace.faults.all),
+            max_delay_ms=MAX_DELAY_MS,
+            max_query=schemas.Text.limit,
             max_contacts=SEARCH_LIMIT,
             max_entries=MAX_ENTRIES,
             endpoints=sorted(map(without_prefix, endpoints())),

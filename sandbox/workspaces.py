@@ -11,14 +11,14 @@ from werkzeug.exceptions import Unauthorized
 
 from sandbox.faults import Faults
 from sandbox.journal import Journal
-from store import Store, leave_the_loop
+from store import SANDBOX_WORKSPACE, Store, leave_the_loop
 
 # Numbers that regulators keep for fiction; the first contact is the documentation's own example.
 SAMPLE_CONTACTS = [
     json.loads(line)
     for line in Path(__file__).with_name("contacts.jsonl").read_text("utf-8").splitlines()
 ]
-BASE = "sandbox"
+PREFIX = f"{SANDBOX_WORKSPACE}-"
 MAX_WORKSPACES = 200
 MAX_NAME = 200
 
@@ -46,7 +46,7 @@ class Workspaces:
     def __init__(self, store: Store):
         self._store = store
         self._lock = threading.Lock()  # for opening and dropping
-        self._by_name = {BASE: Workspace(BASE)}
+        self._by_name = {SANDBOX_WORKSPACE: Workspace(SANDBOX_WORKSPACE)}
         self.version = uuid4().hex
 
     def find_token(self, secret: str) -> Workspace | None:
@@ -62,9 +62,9 @@ class Workspaces:
         return workspace
 
     def _name_of(self, secret: str) -> str | None:
-        if secret in (BASE, current_app.config["QYVO_TOKEN"]):
-            return BASE
-        if secret.startswith(f"{BASE}-") and len(BASE) + 1 < len(secret) <= MAX_NAME:
+        if secret in (SANDBOX_WORKSPACE, current_app.config["QYVO_TOKEN"]):
+            return SANDBOX_WORKSPACE
+        if secret.startswith(PREFIX) and len(PREFIX) < len(secret) <= MAX_NAME:
             return secret
         return None
 
@@ -81,7 +81,7 @@ class Workspaces:
 
     def _drop_unused(self):
         stored = self._store.list_workspaces()  # those of earlier runs too, the oldest first
-        stored.pop(BASE, None)
+        stored.pop(SANDBOX_WORKSPACE, None)
         longest_unused_first = sorted(
             stored, key=lambda name: self._by_name[name].used if name in self._by_name else 0
         )
@@ -104,7 +104,7 @@ class Workspaces:
         """
         if request.url_rule is None or request.blueprint in ("api", "v1"):
             secret = request.headers.get("Authorization", "").partition(" ")[2]
-            workspace = self._by_name.get(self._name_of(secret), self._by_name[BASE])
+            workspace = self._by_name.get(self._name_of(secret), self._by_name[SANDBOX_WORKSPACE])
             workspace.journal.add(response)
         if request.blueprint != "page":
             self.version = uuid4().hex

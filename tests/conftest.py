@@ -207,6 +207,12 @@ def flask(*args, env, **options):
     )
 
 
+def after(statement):
+    """The arguments of a Python that runs the commands once it has run this statement."""
+    module = statement.partition(".")[0]
+    return "-c", f"import {module}; {statement}; from cli import main; main()"
+
+
 @contextmanager
 def serving(directory, *options, python=("-m", "flask"), **settings):
     """The real server on a free port: `url`, `database`, `process`, `log()`, `stop()`."""

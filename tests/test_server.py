@@ -24,6 +24,7 @@ from conftest import (
     SECONDS,
     TOKEN,
     UPDATE,
+    after,
     answer_of,
     assert_refused,
     connection,
@@ -245,18 +246,13 @@ def test_a_second_sigterm_does_not_wait_for_a_request_in_progress(server):
         assert server.stop() == -signal.SIGTERM
 
 
-STOPS_IN_2_S = """if True:
-    import server
-    server.STOP_SECONDS = 2
-    from cli import main
-    main()
-"""
+STOPS_IN_2_S = after("server.STOP_SECONDS = 2")
 
 
 def test_a_request_that_waits_for_a_minute_holds_up_its_stop_for_no_longer_than_allowed(tmp_path):
     assert STOP_SECONDS <= 9  # 10 are promised
     request = head("sandbox", f"Content-Length: {len(BODY)}") + BODY
-    with serving(tmp_path, "--sandbox", python=("-c", STOPS_IN_2_S)) as server:
+    with serving(tmp_path, "--sandbox", python=STOPS_IN_2_S) as server:
         fault = json.dumps({"delay_ms": 60_000}).encode()
         sent = head(
             "sandbox", f"Content-Length: {len(fault)}", method="PUT", path="/sandbox/faults"
@@ -272,7 +268,7 @@ def test_a_request_that_waits_for_a_minute_holds_up_its_stop_for_no_longer_than_
 
 def test_a_log_that_nobody_reads_holds_up_its_stop_for_no_longer_than_allowed(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", STOPS_IN_2_S, "serve", "--sandbox", "--temporary", "--port", "0"],
+        [sys.executable, *STOPS_IN_2_S, "serve", "--sandbox", "--temporary", "--port", "0"],
         cwd=ROOT,
         env=environment(""),
         stdout=subprocess.PIPE,

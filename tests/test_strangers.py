@@ -15,6 +15,7 @@ from conftest import (
     SECONDS,
     TOKEN,
     UPDATE,
+    after,
     answer_of,
     assert_refused,
     connection,
@@ -206,17 +207,12 @@ def test_1500_silent_connections_keep_nobody_out(server):
     assert "Traceback" not in server.log()
 
 
-WITH_3_CONNECTIONS = """if True:
-    import server
-    server.CONNECTIONS = 3
-    from cli import main
-    main()
-"""
+WITH_3_CONNECTIONS = after("server.CONNECTIONS = 3")
 
 
 def test_a_connection_too_many_is_closed_at_once(tmp_path):
     with (
-        serving(tmp_path, python=("-c", WITH_3_CONNECTIONS), QYVO_TOKEN=TOKEN) as server,
+        serving(tmp_path, python=WITH_3_CONNECTIONS, QYVO_TOKEN=TOKEN) as server,
         ExitStack() as stack,
     ):
         for _ in range(3):
@@ -228,17 +224,12 @@ def test_a_connection_too_many_is_closed_at_once(tmp_path):
         assert read_answer(kept)[0] == 200
 
 
-WITH_200_FILES = """if True:
-    import resource
-    resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
-    from cli import main
-    main()
-"""
+WITH_200_FILES = after("resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))")
 
 
 def test_where_few_files_may_be_open_half_of_them_are_for_connections(tmp_path):
     with (
-        serving(tmp_path, python=("-c", WITH_200_FILES), QYVO_TOKEN=TOKEN) as server,
+        serving(tmp_path, python=WITH_200_FILES, QYVO_TOKEN=TOKEN) as server,
         ExitStack() as stack,
     ):
         for _ in range(90):
@@ -247,12 +238,7 @@ def test_where_few_files_may_be_open_half_of_them_are_for_connections(tmp_path):
         assert post(server.url, {"query": "x"}, path=search).json == []
 
 
-PATIENT_FOR_2_S = """if True:
-    import server
-    server.PATIENCE_SECONDS = 2
-    from cli import main
-    main()
-"""
+PATIENT_FOR_2_S = after("server.PATIENCE_SECONDS = 2")
 
 
 def is_closed(sock):
@@ -267,7 +253,7 @@ def is_closed(sock):
 
 def test_a_header_that_drips_in_is_dropped_and_who_sends_slowly_or_now_and_then_is_not(tmp_path):
     with (
-        serving(tmp_path, python=("-c", PATIENT_FOR_2_S), QYVO_TOKEN=TOKEN) as server,
+        serving(tmp_path, python=PATIENT_FOR_2_S, QYVO_TOKEN=TOKEN) as server,
         raw(server.url, b"GET / HTTP/1.1\r\nX-Slow: ") as dripping,
         raw(server.url) as silent,
         raw(server.url, head(TOKEN, "Content-Length: 500")) as slow,
@@ -296,9 +282,7 @@ def test_a_body_without_progress_is_a_400_and_its_connection_is_closed(server):
     server.stop()
     before = contacts_in(server.database)
     with (
-        serving(
-            server.database.parent, python=("-c", PATIENT_FOR_2_S), QYVO_TOKEN=TOKEN
-        ) as patient,
+        serving(server.database.parent, python=PATIENT_FOR_2_S, QYVO_TOKEN=TOKEN) as patient,
         raw(patient.url, REQUEST[:-9]) as stalled,
     ):
         status, answer = read_answer(stalled)
@@ -331,7 +315,7 @@ def test_who_is_refused_and_goes_on_sending_slowly_gets_the_response_in_seconds(
 
 def test_a_body_that_is_cut_off_is_no_500_at_a_path_that_does_not_exist_either(tmp_path):
     with (
-        serving(tmp_path, "--sandbox", python=("-c", PATIENT_FOR_2_S)) as server,
+        serving(tmp_path, "--sandbox", python=PATIENT_FOR_2_S) as server,
         raw(server.url, head("sandbox", "Content-Length: 50", path="/v1/nothing")) as stalled,
     ):
         assert read_answer(stalled)[0] == 404
