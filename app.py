@@ -31,7 +31,6 @@ from werkzeug.routing import MapAdapter
 import openapi
 import schemas
 from store import (
-    BUSY_SECONDS,
     DEFAULT_WORKSPACE,
     DEPLOYMENT_FILE,
     SANDBOX_FILE,
@@ -315,15 +314,9 @@ def read_json(allowed: type = dict) -> Any:
 
 
 def start_clock():
-    """Say until when the store may wait for this request: not at all on the server's loop."""
-    environ = request.environ
-    g.began = environ.setdefault("contacts.began", time.monotonic())
-    since = environ.get("contacts.waiting_since")
-    if since is not None:
-        wait_until.set(since + BUSY_SECONDS)
-    else:
-        on_the_loop = "contacts.waiting_since" in environ  # other servers have none
-        wait_until.set(0 if on_the_loop else None)
+    """Tell the store until when it may wait for this request. Servers but ours don't say."""
+    g.began = request.environ.setdefault("contacts.began", time.monotonic())
+    wait_until.set(request.environ.get("contacts.wait_until"))
 
 
 def add_headers(response: Response) -> Response:

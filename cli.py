@@ -170,9 +170,15 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
         with suppress(OSError):  # the reader may have had enough after the first line
             click.echo("\n".join(lines))
 
-    command, threads = program(), app.config["CONTACTS_THREADS"]
+    command = program()
     server.serve(
-        app, listener, threads=threads, would_wait=store.WouldWait, ready=ready, end=context.close
+        app,
+        listener,
+        threads=app.config["CONTACTS_THREADS"],
+        wait_seconds=store.BUSY_SECONDS,
+        would_wait=store.WouldWait,
+        ready=ready,
+        end=context.close,
     )
     stored.close()
 

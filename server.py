@@ -2,7 +2,7 @@
 
 Requests run on the event loop, one after the other. One that would have to wait raises
 `would_wait` there, having done nothing, and is repeated in a thread, where it may. A request that
-is refused before its body is read never waits for that body.
+is refused before its body is read waits for that body for GRACE_SECONDS only.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from io import BytesIO
 from itertools import chain
 from typing import Any
@@ -77,12 +78,19 @@ class Bridge:
     attribute `seconds`, after which the request is repeated, or 0 to repeat it in a thread. Those
     whose attribute `works` is true share so many `threads`: more would take the processor from the
     loop. The others, which only wait for a lock, have threads of their own.
-    The environ's `contacts.waiting_since` is None on the event loop, where the application may not
-    wait, and in a thread the time.monotonic() at which the wait began.
+    The environ's `contacts.wait_until` is the time.monotonic() until which the application may
+    wait: 0 on the event loop, and in a thread so many `wait_seconds` from now.
     """
 
-    def __init__(self, application: Callable, threads: int, would_wait: type[BaseException]):
+    def __init__(
+        self,
+        application: Callable,
+        threads: int,
+        wait_seconds: float,
+        would_wait: type[BaseException],
+    ):
         self._application = application
+        self._wait_seconds = wait_seconds
         self._would_wait = would_wait
         self._workers = ThreadPoolExecutor(threads)
         self._waiters = ThreadPoolExecutor(WAITING_THREADS)
@@ -122,29 +130,39 @@ class Bridge:
         if not body.complete and not expects_continue:
             with suppress(Exception):  # which comes again where the body is read
                 await body.receive(GRACE_SECONDS)
-        threads = None
+        in_thread = None
         while True:
             environ["wsgi.input"] = body.input()
-            environ["contacts.waiting_since"] = time.monotonic() if threads else None
+            environ["contacts.wait_until"] = self._deadline() if in_thread else 0
             try:
-                if threads:
-                    response = await loop.run_in_executor(threads, self._call, environ)
-                else:
-                    response = self._call(environ)
+                response = await in_thread(environ) if in_thread else self._call(environ)
             except BodyNotRead:
-                threads = None
+                in_thread = None
                 if expects_continue and request.transport and request.version >= (1, 1):
                     request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
                 await body.receive_all()
             except self._would_wait as wait:
-                threads = self._workers if wait.works else self._waiters
                 if wait.seconds:
-                    threads = None
+                    in_thread = None
                     await asyncio.sleep(wait.seconds)
+                elif wait.works:
+                    in_thread = partial(loop.run_in_executor, self._workers, self._work, request)
+                else:
+                    in_thread = partial(loop.run_in_executor, self._waiters, self._call)
             else:
-                if not body.complete:
+                if not request.content.at_eof():
                     response.force_close()
                 return response
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._wait_seconds
+
+    def _work(self, request: web.BaseRequest, environ: dict[str, Any]) -> web.Response:
+        """Call the application, some time after the request was to be repeated."""
+        if request.transport is None:
+            return web.Response(status=503)  # to nobody: the client is gone
+        environ["contacts.wait_until"] = self._deadline()
+        return self._call(environ)
 
     def _call(self, environ: dict[str, Any]) -> web.Response:
         started = []
@@ -209,6 +227,7 @@ def serve(
     listener: socket.socket,
     *,
     threads: int,
+    wait_seconds: float,
     would_wait: type[BaseException],
     ready: Callable[[], None],
     end: Callable[[], None],
@@ -218,10 +237,13 @@ def serve(
     `ready` is called once requests can come. `end` is called, in another thread, before the
     process is ended. For the others see Bridge.
     """
-    stopping, finished = threading.Event(), threading.Event()
+    finished = threading.Event()
+    signalled, waker = socket.socketpair()
+    waker.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno())  # written to at once, even while the loop is blocked
 
     def end_in_time():
-        stopping.wait()
+        signalled.recv(1)
         if not finished.wait(STOP_SECONDS):
             try:
                 end()
@@ -229,16 +251,15 @@ def serve(
                 os._exit(0)
 
     threading.Thread(target=end_in_time, daemon=True).start()
-    bridge = Bridge(application, threads, would_wait)
-    asyncio.run(_serve(bridge, listener, ready, stopping))
+    bridge = Bridge(application, threads, wait_seconds, would_wait)
+    asyncio.run(_serve(bridge, listener, ready))
     bridge.close()
     finished.set()
 
 
-async def _serve(
-    bridge: Bridge, listener: socket.socket, ready: Callable, stopping: threading.Event
-):
+async def _serve(bridge: Bridge, listener: socket.socket, ready: Callable):
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    signals = signal.SIGTERM, signal.SIGINT
     # It logs malformed HTTP, which is the client's fault and may hold a secret.
     logging.getLogger("aiohttp.server").disabled = True
     server = web.Server(
@@ -256,10 +277,8 @@ async def _serve(
     def stop(number, frame):
         for each in signals:  # the same one again does not wait
             signal.signal(each, signal.SIG_DFL if each == number else signal.SIG_IGN)
-        stopping.set()
         loop.call_soon_threadsafe(stopped.set)
 
-    signals = signal.SIGTERM, signal.SIGINT
     for number in signals:
         signal.signal(number, stop)  # runs even where a write to a full log blocks the loop
     accepting = await loop.create_server(

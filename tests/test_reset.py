@@ -5,7 +5,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PHONE, assert_refused, head, raw
+from conftest import PHONE, assert_refused, head, raw, serving, write_lock
 from developer import CREATE, GET, SAMPLES, SEARCH, Developer
 
 ROMAIN, ELODIE = list(SAMPLES)[:2]
@@ -152,6 +152,24 @@ def test_a_reset_of_36_000_contacts_holds_nobody_up(sandbox):
     assert len(waits) > 10
     assert max(waits) < took / 5
     assert len(me.contacts()) == 50
+
+
+def test_a_reset_whose_client_is_gone_before_a_thread_is_free_is_not_carried_out(tmp_path):
+    with serving(tmp_path, "--sandbox", CONTACTS_THREADS="1") as server:
+        me, other = (Developer(server.url, f"sandbox-{name}") for name in ("first", "gone"))
+        me.me()
+        other.me()
+        body = b'{"contacts": []}'
+        abandoned = head(other.token, f"Content-Length: {len(body)}", path="/sandbox/reset") + body
+        with ThreadPoolExecutor(1) as pool:
+            with write_lock(server.database):
+                first = pool.submit(me, "POST", "/sandbox/reset")
+                time.sleep(0.3)  # for the reset to hold the thread
+                with raw(server.url, abandoned):
+                    time.sleep(0.3)  # for this one to queue
+                time.sleep(0.3)  # for the server to notice
+            assert first.result().status_code == 204
+        assert other.contacts().keys() == SAMPLES.keys()
 
 
 # Editing
