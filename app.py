@@ -309,7 +309,8 @@ def read_json(allowed: type = dict) -> Any:
     schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
     document = schemas.parse_json(body)
     if not isinstance(document, allowed):
-        raise ValidationError("The body must be a JSON object.", "body")
+        kind = "object" if allowed is dict else "object or array"
+        raise ValidationError(f"The body must be a JSON {kind}.", "body")
     return document
 
 

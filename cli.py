@@ -381,7 +381,7 @@ def require_workspace(database: store.Store, name: str, create: bool):
             f"There is no workspace named {printable(name)}: add --create to make it."
         )
     one_word(name)
-    if default == store.SANDBOX_WORKSPACE and not name.startswith(f"{default}-"):
+    if default == store.SANDBOX_WORKSPACE and not re.fullmatch(f"{default}-.+", name):
         raise transfer.Unfinished(
             f"A workspace of the sandbox is named as its token: {default}-{name}."
         )

@@ -73,7 +73,9 @@ class Workspaces:
         with self._lock:
             contacts = current_app.config["SANDBOX_CONTACTS"]
             workspace_id = self._store.open_workspace(name, contacts)
-            workspace = self._by_name.setdefault(name, Workspace(name))
+            workspace = self._by_name.get(name)
+            if workspace is None or workspace.workspace_id not in (0, workspace_id):
+                workspace = self._by_name[name] = Workspace(name)
             workspace.workspace_id = workspace_id
             workspace.used = time.monotonic()
             self._drop_unused()
@@ -81,6 +83,8 @@ class Workspaces:
 
     def _drop_unused(self):
         stored = self._store.list_workspaces()  # those of earlier runs too, the oldest first
+        for name in self._by_name.keys() - stored.keys() - {SANDBOX_WORKSPACE}:
+            del self._by_name[name]  # a command has deleted it
         stored.pop(SANDBOX_WORKSPACE, None)
         longest_unused_first = sorted(
             stored, key=lambda name: self._by_name[name].used if name in self._by_name else 0

@@ -163,9 +163,10 @@ def test_import_fills_the_workspace_of_a_token(path, run_on_sandbox, make_app, t
     assert Developer(app, "sandbox-new").phones() == {NOOR}
 
 
-def test_no_workspace_is_made_that_no_token_of_the_sandbox_opens(run_on_sandbox, tmp_path):
-    result = run_on_sandbox(*imports(tmp_path), "--workspace", "new", "--create", status=2)
-    assert result.stderr.endswith("is named as its token: sandbox-new.\n")
+@pytest.mark.parametrize("name", ["new", "sandbox-"])
+def test_no_workspace_is_made_that_no_token_of_the_sandbox_opens(run_on_sandbox, tmp_path, name):
+    result = run_on_sandbox(*imports(tmp_path), "--workspace", name, "--create", status=2)
+    assert result.stderr.endswith(f"is named as its token: sandbox-{name}.\n")
 
 
 def test_backup_copies_the_sandbox(path, run_on_sandbox, tmp_path):
@@ -230,9 +231,11 @@ def test_commands_and_a_running_sandbox_work_on_the_same_workspaces(tmp_path):
         assert NOOR in mine.phones()
         run(*imports(tmp_path), "--workspace", "sandbox-new", "--create")
         assert Developer(server.url, "sandbox-new").phones() == {NOOR}
+        mine.inject(path="/me", status=500)
         run("workspace", "delete", "sandbox-mine", "--yes")
         assert "sandbox-mine" not in run("workspace", "list")
         assert NOOR not in mine.phones()
+        assert (len(mine.journal()), mine.faults()) == (1, [])
         assert mine.update({"phone": PHONE, "name": "Anew"}).status_code == 200
 
 

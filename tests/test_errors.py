@@ -215,7 +215,7 @@ def busy(app):
 
 @pytest.mark.parametrize(("trouble", "said"), [(busy, "busy"), (disk_full, "disk is full")])
 def test_503_says_which_and_nothing_was_written(make_app, monkeypatch, trouble, said):
-    monkeypatch.setattr("app.BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("store.BUSY_SECONDS", 0.2)
     app = make_app()
     call = caller(app.test_client())
     before = contacts_in(app.extensions["store"].path)

@@ -200,7 +200,7 @@ def test_many_tokens_at_once_get_a_workspace_each(app):
 
 
 def test_a_new_token_while_the_database_is_busy_is_a_503(app, monkeypatch):
-    monkeypatch.setattr("app.BUSY_SECONDS", 0.5)
+    monkeypatch.setattr("store.BUSY_SECONDS", 0.5)
     Developer(app, "sandbox").me()
     with write_lock(app.extensions["store"].path):
         assert_refused(Developer(app, "sandbox-new").update({"phone": PHONE}), 503)
