@@ -436,6 +436,7 @@ class Store:
                 db.execute("BEGIN IMMEDIATE")
                 with db:  # commits, or rolls back
                     yield db
+                    self._refuse_another_file()  # it may have waited for long
         finally:
             self._writing.release()
 
@@ -446,11 +447,7 @@ class Store:
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """Provide the thread's connection, and translate errors."""
-        if self._opened not in (None, _identity(self.path)):
-            # What is written to a file that was deleted or replaced is lost at the next start.
-            raise self._unusable(
-                "the file was moved or replaced while it was served. Put it back, or restart."
-            )
+        self._refuse_another_file()
         try:
             if not hasattr(self._of_thread, "db"):
                 self._of_thread.db = self._connect()
@@ -460,11 +457,19 @@ class Store:
         except OSError as error:
             raise self._unusable(f"{error.strerror}.") from error
 
+    def _refuse_another_file(self):
+        """What is written to a file that was deleted or replaced is lost at the next start."""
+        if self._opened not in (None, _identity(self.path)):
+            raise self._unusable(
+                "the file was moved or replaced while it was served. Put it back, or restart."
+            )
+
     def _connect(self) -> sqlite3.Connection:
         with suppress(FileExistsError):
             self.path.touch(0o600, exist_ok=False)
         if not self.path.is_file():
             raise self._unusable("it is not a file.")
+        identity = _identity(self.path)  # before it can be replaced
         db = sqlite3.connect(
             f"{self.path.as_uri()}?mode=rw",
             uri=True,
@@ -484,7 +489,7 @@ class Store:
             db.close()
             raise
         self._of_thread.close = weakref.finalize(threading.current_thread(), db.close)
-        self._opened = _identity(self.path)
+        self._opened = self._opened or identity
         return db
 
     def _migrate(self, db: sqlite3.Connection):

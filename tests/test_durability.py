@@ -394,3 +394,14 @@ def test_nothing_is_acknowledged_to_a_file_that_was_moved_away_under_the_server(
 
     server.database.with_name("moved.db").rename(server.database)
     assert post(server.url, {"phone": PHONE, "name": "Back"}).json["name"] == "Back"
+
+
+def test_nothing_is_acknowledged_to_a_file_that_was_moved_away_while_a_request_waited(server):
+    with ThreadPoolExecutor(1) as pool:
+        with write_lock(server.database):
+            waiting = pool.submit(post, server.url, {"phone": PHONE, "name": "Lost"})
+            time.sleep(0.5)  # for the request to reach the lock
+            replace(server.database)
+        assert_unavailable(waiting.result(SECONDS), "The database can't be used")
+    [moved] = contacts_in(server.database.with_name("moved.db"))
+    assert moved["name"] == "Romain"
