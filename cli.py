@@ -171,15 +171,9 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
             click.echo("\n".join(lines))
 
     command = program()
-    server.serve(
-        app,
-        listener,
-        threads=app.config["CONTACTS_THREADS"],
-        wait_seconds=store.BUSY_SECONDS,
-        would_wait=store.WouldWait,
-        ready=ready,
-        end=context.close,
-    )
+    threads = app.config["CONTACTS_THREADS"]
+    bridge = server.Bridge(app, threads, store.BUSY_SECONDS, store.WouldWait)
+    server.serve(bridge, listener, ready, end=context.close)
     stored.close()
 
 

@@ -79,18 +79,14 @@ class Bridge:
     whose attribute `works` is true share so many `threads`: more would take the processor from the
     loop. The others, which only wait for a lock, have threads of their own.
     The environ's `contacts.wait_until` is the time.monotonic() until which the application may
-    wait: 0 on the event loop, and in a thread so many `wait_seconds` from now.
+    wait: 0 on the event loop, and in a thread `max_wait` seconds from now.
     """
 
     def __init__(
-        self,
-        application: Callable,
-        threads: int,
-        wait_seconds: float,
-        would_wait: type[BaseException],
+        self, application: Callable, threads: int, max_wait: float, would_wait: type[BaseException]
     ):
         self._application = application
-        self._wait_seconds = wait_seconds
+        self._max_wait = max_wait
         self._would_wait = would_wait
         self._workers = ThreadPoolExecutor(threads)
         self._waiters = ThreadPoolExecutor(WAITING_THREADS)
@@ -155,7 +151,7 @@ class Bridge:
                 return response
 
     def _deadline(self) -> float:
-        return time.monotonic() + self._wait_seconds
+        return time.monotonic() + self._max_wait
 
     def _work(self, request: web.BaseRequest, environ: dict[str, Any]) -> web.Response:
         """Call the application, some time after the request was to be repeated."""
@@ -223,19 +219,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    application: Callable,
-    listener: socket.socket,
-    *,
-    threads: int,
-    wait_seconds: float,
-    would_wait: type[BaseException],
-    ready: Callable[[], None],
-    end: Callable[[], None],
+    bridge: Bridge, listener: socket.socket, ready: Callable[[], None], end: Callable[[], None]
 ):
     """Serve until SIGTERM or Ctrl-C, then return or, after STOP_SECONDS, end the process.
 
     `ready` is called once requests can come. `end` is called, in another thread, before the
-    process is ended. For the others see Bridge.
+    process is ended.
     """
     finished = threading.Event()
     signalled, waker = socket.socketpair()
@@ -251,7 +240,6 @@ def serve(
                 os._exit(0)
 
     threading.Thread(target=end_in_time, daemon=True).start()
-    bridge = Bridge(application, threads, wait_seconds, would_wait)
     asyncio.run(_serve(bridge, listener, ready))
     bridge.close()
     finished.set()
