@@ -175,12 +175,14 @@ class Store:
             return workspace_id
         rows = [_new_row(contact) for contact in contacts]
         with self._transaction() as db:
-            return _open_workspace(db, name, rows)
+            if db.execute(_MAKE_WORKSPACE, (str(uuid.uuid4()), name)).rowcount:
+                _insert(db, self.find_workspace(name), rows)
+            return self.find_workspace(name)
 
     def find_workspace(self, name: str) -> int | None:
         """Return the id of the workspace of that name, if there is one."""
-        with self._connection() as db:
-            return _workspace_id(db, name)
+        rows = self._read("SELECT id FROM workspace WHERE name = ?", name)
+        return rows[0]["id"] if rows else None
 
     def list_workspaces(self) -> dict[str, int]:
         """Return the id of every workspace by its name, oldest first."""
@@ -211,9 +213,11 @@ class Store:
         """Return a new bearer token of 256 random bits, kept as SHA-256 alone. Raises Refused."""
         secret = secrets.token_urlsafe(32)
         with self._transaction() as db:
+            db.execute(_MAKE_WORKSPACE, (str(uuid.uuid4()), workspace))
             db.execute(
-                "INSERT INTO token (workspace_id, name, sha256, created_at) VALUES (?, ?, ?, ?)",
-                (_open_workspace(db, workspace), name, _sha256(secret), _now()),
+                "INSERT INTO token (workspace_id, name, sha256, created_at)"
+                " SELECT id, ?, ?, ? FROM workspace WHERE name = ?",
+                (name, _sha256(secret), _now(), workspace),
             )
         return secret
 
@@ -600,21 +604,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 # Within a transaction
 
 
-def _workspace_id(db: sqlite3.Connection, name: str) -> int | None:
-    row = db.execute("SELECT id FROM workspace WHERE name = ?", (name,)).fetchone()
-    return row["id"] if row else None
-
-
-def _open_workspace(db: sqlite3.Connection, name: str, rows: Iterable[Values] = ()) -> int:
-    """Return the id of the workspace of that name, made with these rows if there was none."""
-    if workspace_id := _workspace_id(db, name):
-        return workspace_id
-    values = (str(uuid.uuid4()), name)
-    made = db.execute("INSERT INTO workspace (uuid, name) VALUES (?, ?)", values)
-    _insert(db, made.lastrowid, rows)
-    return made.lastrowid
-
-
+_MAKE_WORKSPACE = "INSERT INTO workspace (uuid, name) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 _REFERENCE = {
     "contact_id": "id = :contact_id",
     "phone": "phone = :phone",
@@ -680,18 +670,16 @@ def _update(db: sqlite3.Connection, row: Values, fields: Values) -> Values:
 
 def _new_row(fields: Values) -> Values:
     """Return the row of a new contact with these fields, complete but for its workspace."""
-    now = _now()
-    given = {c: _microseconds(fields[c]) for c in ("created_at", "updated_at") if c in fields}
+    now = datetime.now(UTC)
     blank = {
         "id": fields.get("id") or _new_id(),
         "name": None,
         "email": None,
         "source": fields.get("source", "api"),
-        "created_at": now,
-        "updated_at": now,
+        "created_at": _microseconds(fields.get("created_at", now)),
+        "updated_at": _microseconds(fields.get("updated_at", now)),
         "tags": "[]",
         "metadata": "{}",
-        **given,
     }
     return _changed(blank, fields)
 
@@ -733,7 +721,9 @@ def _contact(row: Values | sqlite3.Row) -> Values:
     return {**_summary(row), "metadata": json.loads(row["metadata"])}
 
 
-compact_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+compact_json = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat
+).encode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 

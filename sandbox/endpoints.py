@@ -119,7 +119,7 @@ def make_blueprint(store: Store, read_json: Callable) -> Blueprint:
     @blueprint.put("/faults")
     def set_faults():
         """Replace all faults by that of the body, or by those of an array."""
-        body = read_json(dict | list)
+        body = read_json()
         if isinstance(body, list) and len(body) > MAX_FAULTS:
             raise ValidationError(f"Pass at most {MAX_FAULTS} faults.", "body")
         loaded = Fault().load(body, many=isinstance(body, list))

@@ -220,7 +220,9 @@ def test_a_wrong_fault_is_a_422_and_changes_nothing(me, body, fields):
 
 def test_what_is_no_fault_is_told_what_is(me):
     response = me("PUT", "/sandbox/faults", b"7")
-    assert response.json["errors"] == {"body": ["The body must be a JSON object or array."]}
+    assert response.json["errors"] == {
+        "body": ["The body must be a JSON object, or an array of them."]
+    }
 
 
 # On the server, which repeats requests in threads and after delays
