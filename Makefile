@@ -4,6 +4,8 @@ PYTHON ?= python3
 PORT ?= 8000
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 BIN := $(VENV)/bin
+# With it, every process that a test starts compiles what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run install test lint format audit image bench bench-others picture
 
@@ -13,7 +15,7 @@ run: $(VENV)/runs
 install: $(VENV)/runs
 
 test: lint
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n 4 --dist worksteal
 
 lint: $(VENV)/tests
 	$(BIN)/ruff check
