@@ -1,5 +1,6 @@
 """What docs/install.md, docs/testing.md and the README's test say works as it is printed."""
 
+import os
 import re
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pages
 import pytest
-from conftest import ROOT, SECONDS, environment, post, virtual_environment
+from conftest import ROOT, SECONDS, environment, post
 from test_clients import node
 from test_container import compose, needs_image, podman, running
 
@@ -41,48 +42,44 @@ def left_in(env):
     return list(Path(env["TMPDIR"]).glob("qyvo-standin-*"))
 
 
-def test_from_a_checkout_to_a_passing_test_of_three_lines(tmp_path, env):
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project in which the README's first commands were followed, with this one beside it."""
     pytest.importorskip("hatchling")
-    install, test, run = examples("README.md#a-test")
-    assert len(test.splitlines()) == 3
-    pages.clone(tmp_path)
-    project = tmp_path / "project"
+    folder = tmp_path_factory.mktemp("readme")
+    pages.clone(folder)
+    project = folder / "project"
     project.mkdir()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where python3 is this one
+    # What is installed is compiled when it is needed, which is not all of it.
+    shell(examples("README.md#a-test")[0], project, environment("", PATH=path, PIP_COMPILE="0"))
+    return project
+
+
+@pytest.fixture
+def bin_folder(project):
+    """The programs of that project's environment, which has the package and pytest."""
+    return project / ".venv" / "bin"
+
+
+def test_from_a_checkout_to_a_passing_test_of_three_lines(project, env):
+    _, test, run = examples("README.md#a-test")
+    assert len(test.splitlines()) == 3
     (project / "test_contacts.py").write_text(test)
-    path = {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}"}  # where python3 is this one
-    shell(install, project, env | path)
     assert "1 passed" in shell(run, project, env)
     assert not left_in(env)
 
 
 def test_the_package_is_built_and_works_from_any_folder(bin_folder, tmp_path, env):
-    pytest.importorskip("hatchling")
     build, install, serve = examples("docs/install.md#the-package")
     offline = build.replace("pip wheel", "pip wheel --no-build-isolation")
     shell(f"{sys.executable} -m {offline.strip()} {ROOT}".replace(" . ", " "), tmp_path, env)
-    env["PATH"] = f"{pip_of(bin_folder, tmp_path)}:{bin_folder}:{env['PATH']}"
+    env["PATH"] = f"{bin_folder}:{env['PATH']}"
     assert shell(install, tmp_path, env).endswith(f"version {WHEEL.split('-')[1]}\n")
     command = ["bash", "-c", f"exec {serve.strip()} --port 0"]
     with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline().startswith(b"Serving on http://127.0.0.1:")
         process.terminate()
-
-
-def pip_of(bin_folder, folder):
-    """A folder with the `pip` that this environment was made without."""
-    programs = folder / "pip"
-    programs.mkdir()
-    pip = f'exec "{sys.executable}" -m pip --python "{bin_folder}/python" "$@"'
-    (programs / "pip").write_text(f"#!/bin/sh\n{pip}\n")
-    (programs / "pip").chmod(0o755)
-    return programs
-
-
-@pytest.fixture(scope="module")
-def bin_folder(wheel, tmp_path_factory):
-    """The programs of an environment with the wheel and pytest."""
-    folder = tmp_path_factory.mktemp("project") / ".venv"
-    return virtual_environment(folder, packages=[wheel, "pytest"]).parent
 
 
 def test_the_examples_for_pytest(bin_folder, tmp_path, env):
@@ -100,7 +97,7 @@ def test_the_example_for_ci(bin_folder, wheel, tmp_path, env):
     (tmp_path / "vendor").mkdir()
     (tmp_path / "vendor" / WHEEL).symlink_to(wheel)
     (tmp_path / "test_contacts.py").write_text(examples("README.md#a-test")[1])
-    env["PATH"] = f"{pip_of(bin_folder, tmp_path)}:{bin_folder}:{env['PATH']}"
+    env["PATH"] = f"{bin_folder}:{env['PATH']}"
     assert "1 passed" in shell(commands, tmp_path, env)
 
 

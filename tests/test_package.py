@@ -28,10 +28,13 @@ def pythons():
         name = f"python3.{minor}"
         here = [sys.executable] if sys.version_info[:2] == (3, minor) else []
         for path in filter(None, [*here, *sorted(pyenv.glob(f"*/bin/{name}")), shutil.which(name)]):
-            if subprocess.run([path, "-c", "import sqlite3, venv"], capture_output=True).returncode:
-                continue
-            found.setdefault(name, path)
+            works = [path, "-c", "import sqlite3, venv"]
+            if name not in found and not subprocess.run(works, capture_output=True).returncode:
+                found[name] = path
     return found
+
+
+PYTHONS = pythons()
 
 
 def requirement(text):
@@ -71,10 +74,10 @@ def test_the_ranges_hold_the_versions_that_are_pinned_and_pytest_is_none_of_them
 
 # Installed
 
-ON_ONE_PYTHON = pytest.mark.parametrize("bin_folder", [*pythons().items()][:1], indirect=True)
+ON_ONE_PYTHON = pytest.mark.parametrize("bin_folder", [*PYTHONS.items()][:1], indirect=True)
 
 
-@pytest.fixture(scope="module", params=pythons().items(), ids=lambda python: python[0])
+@pytest.fixture(scope="module", params=PYTHONS.items(), ids=lambda python: python[0])
 def bin_folder(request, wheel, tmp_path_factory):
     """The programs of a fresh environment in which the wheel was installed, and nothing else."""
     folder = tmp_path_factory.mktemp("fresh")
