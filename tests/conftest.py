@@ -1,5 +1,6 @@
 """Fixtures as in Flask's tutorial, and the real server as a subprocess."""
 
+import fcntl
 import http.client
 import json
 import os
@@ -248,13 +249,26 @@ def serving(directory, *options, python=("-m", "flask"), **settings):
             process.kill()
 
 
+@contextmanager
+def deployed(directory, **settings):
+    """A deployment that holds ROMAIN and accepts TOKEN, as QYVO_TOKEN."""
+    with closing(Store(directory / "served.db")) as store:
+        store.open_workspace(DEFAULT_WORKSPACE, [ROMAIN])
+    with serving(directory, QYVO_TOKEN=TOKEN, **settings) as server:
+        yield server
+
+
 @pytest.fixture
 def server(tmp_path):
-    """A deployment that holds ROMAIN and accepts TOKEN, as QYVO_TOKEN."""
-    store = Store(tmp_path / "served.db")
-    store.open_workspace(DEFAULT_WORKSPACE, [ROMAIN])
-    store.close()
-    with serving(tmp_path, QYVO_TOKEN=TOKEN) as server:
+    """A deployment for one test."""
+    with deployed(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory):
+    """A deployment, one for all tests of a file that do no more than call it."""
+    with deployed(tmp_path_factory.mktemp("deployment")) as server:
         yield server
 
 
@@ -333,11 +347,11 @@ def received_or_fail(sock):
     return data
 
 
-def log_line(server, part):
-    """The log's line with that part, once it is there."""
+def log_line(server, part, before=""):
+    """The log's line with that part, once it is there, after what it held before."""
     deadline = time.monotonic() + SECONDS
     while time.monotonic() < deadline:
-        for line in server.log().splitlines(keepends=True):
+        for line in server.log().removeprefix(before).splitlines(keepends=True):
             if part in line:
                 return line
         time.sleep(0.02)
@@ -345,13 +359,35 @@ def log_line(server, part):
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """Returns a folder that `make(folder)` filled, once for all processes of pytest-xdist."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def made_once(name, make):
+        with (root / f"{name}.lock").open("a+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+            lock.seek(0)
+            if not lock.read():
+                make(root / name)
+                lock.write("made")
+        return root / name
+
+    return made_once
+
+
+@pytest.fixture(scope="session")
+def wheel(made_once):
     """The wheel of this checkout."""
     pytest.importorskip("hatchling")
-    folder = tmp_path_factory.mktemp("dist")
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", folder]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=SECONDS)
-    [wheel] = folder.iterdir()
+
+    def build(folder):
+        command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+        command += ["--directory", folder]
+        subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=SECONDS)
+
+    [wheel] = made_once("dist", build).iterdir()
     return wheel
 
 

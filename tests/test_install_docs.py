@@ -43,17 +43,19 @@ def left_in(env):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def project(made_once):
     """A project in which the README's first commands were followed, with this one beside it."""
     pytest.importorskip("hatchling")
-    folder = tmp_path_factory.mktemp("readme")
-    pages.clone(folder)
-    project = folder / "project"
-    project.mkdir()
+    install, _, _ = examples("README.md#a-test")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # where python3 is this one
-    # What is installed is compiled when it is needed, which is not all of it.
-    shell(examples("README.md#a-test")[0], project, environment("", PATH=path, PIP_COMPILE="0"))
-    return project
+    env = environment("", PATH=path, PIP_COMPILE="0")  # it is compiled when it is needed
+
+    def make(folder):
+        pages.clone(folder)
+        (folder / "project").mkdir()
+        shell(install, folder / "project", env)
+
+    return made_once("readme", make) / "project"
 
 
 @pytest.fixture

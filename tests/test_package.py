@@ -78,10 +78,11 @@ ON_ONE_PYTHON = pytest.mark.parametrize("bin_folder", [*PYTHONS.items()][:1], in
 
 
 @pytest.fixture(scope="module", params=PYTHONS.items(), ids=lambda python: python[0])
-def bin_folder(request, wheel, tmp_path_factory):
+def bin_folder(request, wheel, made_once):
     """The programs of a fresh environment in which the wheel was installed, and nothing else."""
-    folder = tmp_path_factory.mktemp("fresh")
-    return virtual_environment(folder, request.param[1], [wheel]).parent
+    name, python = request.param
+    made = made_once(f"fresh-{name}", lambda folder: virtual_environment(folder, python, [wheel]))
+    return made / "bin"
 
 
 @pytest.fixture

@@ -17,13 +17,15 @@ OTHER_PLUGINS = ["-p", "no:schemathesis", "-p", "no:hypothesispytest", "-p", "no
 
 
 @pytest.fixture(scope="module")
-def python(wheel, tmp_path_factory):
+def python(wheel, made_once):
     """The Python of an environment with the wheel, and with pytest and what else is here."""
-    folder = tmp_path_factory.mktemp("project") / ".venv"
-    python = virtual_environment(folder, packages=["--no-deps", wheel])
-    [site_packages] = folder.glob("lib/python*/site-packages")
-    (site_packages / "here.pth").write_text(sysconfig.get_path("purelib"))
-    return python
+
+    def make(folder):
+        virtual_environment(folder, packages=["--no-deps", wheel])
+        [site_packages] = folder.glob("lib/python*/site-packages")
+        (site_packages / "here.pth").write_text(sysconfig.get_path("purelib"))
+
+    return made_once("plugin", make) / "bin" / "python"
 
 
 @pytest.fixture

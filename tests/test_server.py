@@ -546,10 +546,10 @@ def test_an_odd_host_header_is_not_our_failure(url, host):
 
 
 @pytest.mark.parametrize("field", ["Host: a..b", "Upgrade: websocket", "Upgrade: foo"])
-def test_host_and_upgrade_are_no_matter_to_a_deployment(server, field):
+def test_host_and_upgrade_are_no_matter_to_a_deployment(shared_server, field):
     fields = [f"Content-Length: {len(BODY)}", "Connection: Upgrade", field]
     request = head(TOKEN, *fields).replace(b"Host: localhost\r\n", b"", "Host" in field)
-    with raw(server.url, request + BODY) as sock:
+    with raw(shared_server.url, request + BODY) as sock:
         assert read_answer(sock)[0] == 200
 
 

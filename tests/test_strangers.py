@@ -55,8 +55,10 @@ ANSWERED = {
 
 
 @pytest.mark.parametrize("status", ANSWERED)
-def test_no_response_may_be_cached_or_taken_for_another_type_or_names_its_software(server, status):
-    header, _, _ = everything(server.url, ANSWERED[status]).decode().partition("\r\n\r\n")
+def test_no_response_may_be_cached_or_taken_for_another_type_or_names_its_software(
+    shared_server, status
+):
+    header, _, _ = everything(shared_server.url, ANSWERED[status]).decode().partition("\r\n\r\n")
     status_line, *fields = header.split("\r\n")
     assert status_line.split()[1] == str(status)
     values = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
@@ -118,18 +120,18 @@ def test_a_500_tells_neither_trace_nor_version_nor_path(server):
     assert PHONE not in server.log()
 
 
-def test_a_header_larger_than_64_kib_is_a_431(server):
+def test_a_header_larger_than_64_kib_is_a_431(shared_server):
     fields = {f"X-{n}": "x" * 8000 for n in range(8)}
-    assert post(server.url, {"phone": PHONE}, **fields).status_code == 200
+    assert post(shared_server.url, {"phone": PHONE}, **fields).status_code == 200
     header = head(
         TOKEN, *(f"{name}: {value}" for name, value in fields.items()), "X: " + "x" * 2000
     )
-    assert everything(server.url, header).startswith(b"HTTP/1.1 431 ")
+    assert everything(shared_server.url, header).startswith(b"HTTP/1.1 431 ")
 
 
 @pytest.mark.parametrize("size", [10, 8000, 10_000])
-def test_a_header_that_never_ends_is_a_400(server, size):
-    with raw(server.url, b"GET / HTTP/1.1\r\n") as sock:
+def test_a_header_that_never_ends_is_a_400(shared_server, size):
+    with raw(shared_server.url, b"GET / HTTP/1.1\r\n") as sock:
         with suppress(OSError):
             for n in range(1000):
                 sock.sendall(b"X-%d: %s\r\n" % (n, b"x" * size))
@@ -139,14 +141,14 @@ def test_a_header_that_never_ends_is_a_400(server, size):
 # Clients that stall, hang up, or are many
 
 
-def test_400_clients_that_stall_in_the_middle_of_a_body_hold_up_nobody(server):
+def test_400_clients_that_stall_in_the_middle_of_a_body_hold_up_nobody(shared_server):
     bad = head("wrong", f"Content-Length: {len(BODY)}")
     with ExitStack() as stack:
         for sent in [REQUEST[:-9], bad] * 200:
-            stack.enter_context(raw(server.url, sent))
+            stack.enter_context(raw(shared_server.url, sent))
         for _ in range(20):
             started = time.monotonic()
-            assert post(server.url, {"phone": PHONE}).status_code == 200
+            assert post(shared_server.url, {"phone": PHONE}).status_code == 200
             assert time.monotonic() - started < 2  # 3 ms, when nothing else keeps the machine busy
 
 
@@ -291,15 +293,15 @@ def test_a_body_without_progress_is_a_400_and_its_connection_is_closed(server):
     assert contacts_in(server.database) == before
 
 
-def test_a_refused_request_whose_body_stalls_is_closed_at_once(server):
+def test_a_refused_request_whose_body_stalls_is_closed_at_once(shared_server):
     for length in (50, 900_000):
-        with raw(server.url, head("wrong", f"Content-Length: {length}") + b" " * 20) as sock:
+        with raw(shared_server.url, head("wrong", f"Content-Length: {length}") + b" " * 20) as sock:
             assert read_answer(sock)[0] == 401
             assert sock.recv(1) == b""
 
 
-def test_who_is_refused_and_goes_on_sending_slowly_gets_the_response_in_seconds(server):
-    with raw(server.url, head("wrong", "Content-Length: 900000")) as sock:
+def test_who_is_refused_and_goes_on_sending_slowly_gets_the_response_in_seconds(shared_server):
+    with raw(shared_server.url, head("wrong", "Content-Length: 900000")) as sock:
         began = time.monotonic()
         sock.setblocking(False)
         received = b""
