@@ -29,9 +29,9 @@ def examples(number):
     )
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    database = tmp_path_factory.mktemp("properties") / "contacts.db"
+@pytest.fixture
+def app(tmp_path):
+    database = tmp_path / "contacts.db"
     app = create_app(
         {
             "CONTACTS_DATABASE": str(database),
@@ -45,14 +45,14 @@ def app(tmp_path_factory):
     store.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def stored(app):
     """Reads what the database holds of every contact; opening it each time would be slow."""
     with closing(sqlite3.connect(app.extensions["store"].path)) as db:
         yield lambda: contacts_through(db)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def send(app, stored):
     """Sends a body, and holds the response against what every response must be."""
     call = caller(app.test_client())
