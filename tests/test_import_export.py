@@ -517,7 +517,7 @@ def importing(file, database):
 
 
 def test_an_interrupted_import_keeps_what_is_in_and_can_be_run_again(make_app, tmp_path):
-    write_rows(tmp_path / "many.csv", 20_000)
+    write_rows(tmp_path / "many.csv", 10_000)
     database = make_app([]).extensions["store"].path
     with importing(tmp_path / "many.csv", database) as process:
         while not execute(database, "SELECT 1 FROM contact LIMIT 1"):
@@ -528,16 +528,16 @@ def test_an_interrupted_import_keeps_what_is_in_and_can_be_run_again(make_app, t
     assert process.returncode == 1
     assert "Traceback" not in stderr
     [(count,)] = execute(database, "SELECT count(*) FROM contact")
-    assert 0 < count < 20_000
+    assert 0 < count < 10_000
     assert int(re.search(r"Stopped after (\d+) contacts", stderr)[1]) <= count
     with importing(tmp_path / "many.csv", database) as process:
         process.communicate(timeout=60)
     assert process.returncode == 0
-    assert execute(database, "SELECT count(*) FROM contact") == [(20_000,)]
+    assert execute(database, "SELECT count(*) FROM contact") == [(10_000,)]
 
 
 def test_clients_update_while_an_import_runs(server, tmp_path):
-    write_rows(tmp_path / "many.csv", 15_000)
+    write_rows(tmp_path / "many.csv", 8_000)
     responses = []
 
     def update(process):
@@ -552,6 +552,6 @@ def test_clients_update_while_an_import_runs(server, tmp_path):
         stdout, _ = process.communicate(timeout=120)
         for client in clients:
             client.join()
-    assert stdout == "Imported: 15000. Refused: 0.\n"
+    assert stdout == "Imported: 8000. Refused: 0.\n"
     assert set(responses) == {200}
-    assert len(contacts_in(server.database)) == 15_001
+    assert len(contacts_in(server.database)) == 8_001
