@@ -304,7 +304,7 @@ def read_json() -> Any:
 
 
 def start_clock():
-    """Tell the store until when it may wait for this request. Servers but ours don't say."""
+    """Tell the store until when it may wait for this request, if the server says so."""
     g.began = request.environ.setdefault("contacts.began", time.monotonic())
     wait_until.set(request.environ.get("contacts.wait_until"))
 

@@ -259,7 +259,9 @@ def revoke(name: str):
 
 def open_store(sandbox: bool = False, *, make: bool = False) -> store.Store:
     """Return the deployment's store or the sandbox's, whose file must exist unless `make`."""
-    database = make_store(current_app.config, sandbox)
+    database = current_app.extensions["store"]
+    if sandbox:
+        database = make_store(current_app.config, sandbox)
     if not make and not database.path.exists():
         raise click.ClickException(f"{database.path}: there is no database.")
     return database

@@ -126,10 +126,10 @@ class Bridge:
         if not body.complete and not expects_continue:
             with suppress(Exception):  # which comes again where the body is read
                 await body.receive(GRACE_SECONDS)
-        in_thread = None
+        in_thread, delayed = None, False
         while True:
             environ["wsgi.input"] = body.input()
-            environ["contacts.wait_until"] = self._deadline() if in_thread else 0
+            environ["contacts.wait_until"] = time.monotonic() + self._max_wait if in_thread else 0
             try:
                 response = await in_thread(environ) if in_thread else self._call(environ)
             except BodyNotRead:
@@ -139,26 +139,21 @@ class Bridge:
                 await body.receive_all()
             except self._would_wait as wait:
                 if wait.seconds:
-                    in_thread = None
+                    in_thread, delayed = None, True
                     await asyncio.sleep(wait.seconds)
-                elif wait.works:
+                elif wait.works and not delayed:  # which happens without its client, too
                     in_thread = partial(loop.run_in_executor, self._workers, self._work, request)
                 else:
-                    in_thread = partial(loop.run_in_executor, self._waiters, self._call)
+                    threads = self._workers if wait.works else self._waiters
+                    in_thread = partial(loop.run_in_executor, threads, self._call)
             else:
                 if not request.content.at_eof():
                     response.force_close()
                 return response
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._max_wait
-
     def _work(self, request: web.BaseRequest, environ: dict[str, Any]) -> web.Response:
-        """Call the application, some time after the request was to be repeated."""
-        if request.transport is None:
-            return web.Response(status=503)  # to nobody: the client is gone
-        environ["contacts.wait_until"] = self._deadline()
-        return self._call(environ)
+        """Call the application, unless the client has gone while no thread was free."""
+        return web.Response(status=503) if request.transport is None else self._call(environ)
 
     def _call(self, environ: dict[str, Any]) -> web.Response:
         started = []
@@ -240,12 +235,15 @@ def serve(
                 os._exit(0)
 
     threading.Thread(target=end_in_time, daemon=True).start()
-    asyncio.run(_serve(bridge, listener, ready))
-    bridge.close()
-    finished.set()
+    try:
+        asyncio.run(_serve(bridge, listener, ready, waker))
+        bridge.close()
+    finally:
+        finished.set()
+        signal.set_wakeup_fd(-1)
 
 
-async def _serve(bridge: Bridge, listener: socket.socket, ready: Callable):
+async def _serve(bridge: Bridge, listener: socket.socket, ready: Callable, waker: socket.socket):
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     signals = signal.SIGTERM, signal.SIGINT
     # It logs malformed HTTP, which is the client's fault and may hold a secret.
@@ -265,6 +263,7 @@ async def _serve(bridge: Bridge, listener: socket.socket, ready: Callable):
     def stop(number, frame):
         for each in signals:  # the same one again does not wait
             signal.signal(each, signal.SIG_DFL if each == number else signal.SIG_IGN)
+        waker.send(b"\0")  # on Windows, the loop has a wakeup descriptor of its own
         loop.call_soon_threadsafe(stopped.set)
 
     for number in signals:

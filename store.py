@@ -489,11 +489,12 @@ class Store:
             self._migrate(db)
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             db.execute("PRAGMA foreign_keys = ON")
+            self._opened = self._opened or identity
+            self._refuse_another_file()
         except BaseException:
             db.close()
             raise
         self._of_thread.close = weakref.finalize(threading.current_thread(), db.close)
-        self._opened = self._opened or identity
         return db
 
     def _migrate(self, db: sqlite3.Connection):

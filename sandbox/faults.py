@@ -34,7 +34,7 @@ def is_an_endpoint(path: str):
 class Fault(schemas.Body):
     """A fault in the body of PUT /sandbox/faults."""
 
-    error_messages = {"type": "The body must be a JSON object, or an array of them."}
+    error_messages = {"type": "Pass a fault as a JSON object, or several in an array."}
     at_least_one_of = ("status", "delay_ms")
 
     status = fields.Integer(strict=True, validate=validate.Range(400, 599))

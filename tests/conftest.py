@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -370,6 +371,7 @@ def made_once(tmp_path_factory):
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
             lock.seek(0)
             if not lock.read():
+                shutil.rmtree(root / name, ignore_errors=True)  # of a failure
                 make(root / name)
                 lock.write("made")
         return root / name

@@ -18,6 +18,7 @@ from conftest import (
     ROOT,
     SECONDS,
     TOKEN,
+    after,
     assert_refused,
     connection,
     contacts_in,
@@ -228,6 +229,20 @@ def test_a_lock_held_for_longer_is_a_503_in_time_with_reads_answered_meanwhile(s
     assert "database is locked" in server.log()
     assert contacts_in(server.database) == before
     assert post(server.url, {"phone": PHONE, "name": "After"}).status_code == 200
+
+
+def test_waits_for_a_lock_do_not_add_up_where_requests_share_a_thread(tmp_path):
+    waits_1_s = after("store.BUSY_SECONDS = 1")
+    with serving(tmp_path, "--sandbox", python=waits_1_s, CONTACTS_THREADS="1") as server:
+        post(server.url, {"phone": PHONE}, "sandbox")
+        with write_lock(server.database), ThreadPoolExecutor(5) as pool:
+            started = time.monotonic()
+            resets = [
+                pool.submit(post, server.url, {}, "sandbox", "/sandbox/reset") for _ in range(5)
+            ]
+            for reset in resets:
+                assert_unavailable(reset.result(), "busy")
+            assert time.monotonic() - started < 2.5
 
 
 def test_a_token_whose_workspace_can_t_be_made_yet_is_known_and_holds_up_nobody(tmp_path):

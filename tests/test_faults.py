@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from conftest import PHONE, SECONDS, UPDATE, assert_refused, head, log_line, raw, read_answer
-from developer import GET, Developer, wait_until
+from developer import GET, SEARCH, Developer, wait_until
 
 DELAYED = 60
 
@@ -221,11 +221,20 @@ def test_a_wrong_fault_is_a_422_and_changes_nothing(me, body, fields):
 def test_what_is_no_fault_is_told_what_is(me):
     response = me("PUT", "/sandbox/faults", b"7")
     assert response.json["errors"] == {
-        "body": ["The body must be a JSON object, or an array of them."]
+        "body": ["Pass a fault as a JSON object, or several in an array."]
     }
 
 
 # On the server, which repeats requests in threads and after delays
+
+
+def test_a_delayed_request_is_carried_out_even_if_its_client_has_gone(sandbox):
+    me = Developer(sandbox.url, "sandbox-gone")
+    me.inject(delay_ms=400)
+    with raw(sandbox.url, head(me.token, "Content-Length: 2", path=SEARCH) + b"{}"):
+        time.sleep(0.2)  # for the request to meet the fault
+    [entry] = me.journal(min=1, timeout=10)
+    assert (entry["path"], entry["status"], entry["fault"]) == (SEARCH, 200, True)
 
 
 @pytest.mark.parametrize(

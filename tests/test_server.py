@@ -296,7 +296,10 @@ CHECKS_WITHOUT_END = after(
 def test_a_database_that_does_not_return_holds_up_its_stop_for_no_longer_than_allowed(tmp_path):
     request = head(method="GET", path="/healthz")
     with serving(tmp_path, python=CHECKS_WITHOUT_END) as server, raw(server.url, request):
-        time.sleep(0.3)  # for the event loop to be in SQLite
+        with raw(server.url, request) as other:
+            other.settimeout(0.5)
+            with pytest.raises(TimeoutError):  # the event loop is in SQLite
+                other.recv(1)
         began = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - began < 10
