@@ -141,7 +141,7 @@ class Bridge:
                 if wait.seconds:
                     in_thread, delayed = None, True
                     await asyncio.sleep(wait.seconds)
-                elif wait.works and not delayed:  # which happens without its client, too
+                elif wait.works and not delayed:  # a delayed request needs no client
                     in_thread = partial(loop.run_in_executor, self._workers, self._work, request)
                 else:
                     threads = self._workers if wait.works else self._waiters

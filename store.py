@@ -175,9 +175,11 @@ class Store:
             return workspace_id
         rows = [_new_row(contact) for contact in contacts]
         with self._transaction() as db:
-            if db.execute(_MAKE_WORKSPACE, (str(uuid.uuid4()), name)).rowcount:
-                _insert(db, self.find_workspace(name), rows)
-            return self.find_workspace(name)
+            made = db.execute(_MAKE_WORKSPACE, (str(uuid.uuid4()), name)).rowcount
+            workspace_id = self.find_workspace(name)
+            if made:
+                _insert(db, workspace_id, rows)
+            return workspace_id
 
     def find_workspace(self, name: str) -> int | None:
         """Return the id of the workspace of that name, if there is one."""
@@ -671,16 +673,18 @@ def _update(db: sqlite3.Connection, row: Values, fields: Values) -> Values:
 
 def _new_row(fields: Values) -> Values:
     """Return the row of a new contact with these fields, complete but for its workspace."""
-    now = datetime.now(UTC)
+    now = _now()
+    given = {c: _microseconds(fields[c]) for c in ("created_at", "updated_at") if c in fields}
     blank = {
         "id": fields.get("id") or _new_id(),
         "name": None,
         "email": None,
         "source": fields.get("source", "api"),
-        "created_at": _microseconds(fields.get("created_at", now)),
-        "updated_at": _microseconds(fields.get("updated_at", now)),
+        "created_at": now,
+        "updated_at": now,
         "tags": "[]",
         "metadata": "{}",
+        **given,
     }
     return _changed(blank, fields)
 
