@@ -10,16 +10,18 @@ import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextvars import ContextVar
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import phonenumbers
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import Schema, ValidationError, fields, pre_load, validate, validates_schema
 from marshmallow.exceptions import SCHEMA
 
 NESTING_LIMIT = 512
+METADATA_LIMIT = 64 * 1024  # of what is sent; the store has the same limit for what is merged
+MAX_UNKNOWN = 20
 MAX_TAGS = 100
 SOURCES = ["api", "csv_import", "manual"]
 
@@ -81,6 +83,11 @@ def _finite(text):
 
 
 _json = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+
+
+compact_json = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat
+).encode
 
 
 class Text(fields.String):
@@ -182,13 +189,15 @@ class Tag(Text):
 
 
 class Metadata(fields.Field):
-    """A JSON object. The store limits its size, since only the merged result counts."""
+    """A JSON object of at most METADATA_LIMIT bytes, as compact JSON in UTF-8."""
 
     default_error_messages = {"null": "May not be null: leave it out instead."}
 
     def _deserialize(self, value, attr, data, **kwargs):
         if not isinstance(value, dict):
             raise ValidationError("Must be a JSON object.")
+        if len(compact_json(value).encode(errors="surrogatepass")) > METADATA_LIMIT:
+            raise ValidationError(f"It exceeds {METADATA_LIMIT} bytes (64 KiB).")
         for level in _levels(value):
             if any(isinstance(each, str) and _UNSTORABLE.search(each) for each in level):
                 raise ValidationError(
@@ -247,6 +256,15 @@ class Body(Schema):
     }
     at_least_one_of: tuple[str, ...] = ()
     exactly_one_of: tuple[str, ...] = ()
+
+    @pre_load
+    def bound_unknown(self, data, **kwargs):
+        """Refuse more unknown fields than are named before each of them is looked at."""
+        if isinstance(data, dict) and len(data) > len(self.fields) + MAX_UNKNOWN:
+            unknown = (name for name in data if name not in self.fields)
+            text = self.error_messages["unknown"]
+            raise ValidationError({name: [text] for name in islice(unknown, MAX_UNKNOWN)})
+        return data
 
     @validates_schema
     def check_one_of(self, data, **kwargs):
@@ -328,7 +346,7 @@ class TagContact(ContactReference):
     tag = Tag(required=True)
 
 
-class Response(Schema):
+class ResponseSchema(Schema):
     """A response, with its keys in their order."""
 
     def __init__(self, **kwargs):
@@ -363,8 +381,8 @@ _OF_A_CONTACT = {
 }
 
 
-def _contact(name: str, keys: str) -> type[Response]:
-    return Response.from_dict({key: _OF_A_CONTACT[key] for key in keys.split()}, name=name)
+def _contact(name: str, keys: str) -> type[ResponseSchema]:
+    return ResponseSchema.from_dict({key: _OF_A_CONTACT[key] for key in keys.split()}, name=name)
 
 
 UpdatedContact = _contact("UpdatedContact", "id phone name email tags updated_at")
@@ -380,14 +398,14 @@ TagAdded = _contact("TagAdded", "id phone tag_added tags")
 TagRemoved = _contact("TagRemoved", "id phone tag_removed tags")
 
 
-class Tenant(Response):
+class Tenant(ResponseSchema):
     """A workspace, under the vendor's name for it."""
 
     id = fields.UUID()
     name = fields.String()
 
 
-class Me(Response):
+class Me(ResponseSchema):
     """The response of me: whose token it is."""
 
     id = fields.Integer()

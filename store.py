@@ -13,10 +13,8 @@ import threading
 import time
 import unicodedata
 import uuid
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +26,6 @@ SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
 DEFAULT_WORKSPACE = "default"
 SANDBOX_WORKSPACE = "sandbox"  # and the token that opens it
-
-# The time.monotonic() until which the current request may wait for a lock. On the event loop it is
-# 0, which is long past, and the request meets WouldWait. None, where no server has set it: every
-# call may wait for BUSY_SECONDS.
-wait_until: ContextVar[float | None] = ContextVar("wait_until", default=None)
 
 # Says whose file it is: neither mode of the service ever serves the other's, or a stranger's.
 DEPLOYMENT_FILE = 0x51796470
@@ -104,20 +97,6 @@ _OF_THE_FILE = {
 }
 
 
-class WouldWait(BaseException):
-    """The request can't go on without waiting. Repeat it where it may; nothing was written.
-
-    With `seconds` it is to be repeated after that time, otherwise in a thread: one for work that
-    may take long if `works`, else one that waits. No handler of errors may take this for one, hence
-    BaseException.
-    """
-
-    def __init__(self, seconds: float = 0, *, works: bool = False):
-        super().__init__()
-        self.seconds = seconds
-        self.works = works
-
-
 class ContactNotFound(LookupError):
     """No contact of this workspace has that id or phone, or not both of them."""
 
@@ -153,8 +132,8 @@ class Token(NamedTuple):
 class Store:
     """The contacts of one SQLite file, safe to share between threads and between processes.
 
-    Nothing is opened before the first call. Every method may raise StoreUnavailable,
-    UnusableDatabase and, where `wait_until` says so, WouldWait.
+    Nothing is opened before the first call. Every method may wait for BUSY_SECONDS, and may raise
+    StoreUnavailable and UnusableDatabase.
     """
 
     def __init__(
@@ -163,27 +142,27 @@ class Store:
         self.path = Path(path).absolute()
         self._synchronous = synchronous
         self._application_id = application_id
-        self._of_thread = threading.local()
+        self._free: list[sqlite3.Connection] = []
         self._writing = threading.Lock()
         self._opened: tuple[int, ...] | None = None  # the file, by its _identity()
 
     # Workspaces and tokens
 
-    def open_workspace(self, name: str, contacts: Iterable[Values] = ()) -> int:
+    def get_or_create_workspace(self, name: str, contacts: Iterable[Values] = ()) -> int:
         """Return the id of the workspace of that name, made with `contacts` if there was none."""
         if workspace_id := self.find_workspace(name):  # which waits for no lock
             return workspace_id
         rows = [_new_row(contact) for contact in contacts]
         with self._transaction() as db:
             made = db.execute(_MAKE_WORKSPACE, (str(uuid.uuid4()), name)).rowcount
-            workspace_id = self.find_workspace(name)
+            [workspace_id] = db.execute(_FIND_WORKSPACE, (name,)).fetchone()
             if made:
                 _insert(db, workspace_id, rows)
             return workspace_id
 
     def find_workspace(self, name: str) -> int | None:
         """Return the id of the workspace of that name, if there is one."""
-        rows = self._read("SELECT id FROM workspace WHERE name = ?", name)
+        rows = self._read(_FIND_WORKSPACE, name)
         return rows[0]["id"] if rows else None
 
     def list_workspaces(self) -> dict[str, int]:
@@ -219,14 +198,14 @@ class Store:
             db.execute(
                 "INSERT INTO token (workspace_id, name, sha256, created_at)"
                 " SELECT id, ?, ?, ? FROM workspace WHERE name = ?",
-                (name, _sha256(secret), _now(), workspace),
+                (name, hashlib.sha256(secret.encode()).digest(), _now(), workspace),
             )
         return secret
 
-    def find_token(self, secret: str) -> Token | None:
+    def find_token(self, sha256: bytes) -> Token | None:
         """Look a bearer token up. Called for each request, so that revoking works at once."""
         query = "SELECT id, name, workspace_id FROM token WHERE sha256 = ?"
-        return next((Token(*row) for row in self._read(query, _sha256(secret))), None)
+        return next((Token(*row) for row in self._read(query, sha256)), None)
 
     def list_tokens(self) -> list[Values]:
         """Return name, workspace and time of creation of every token, oldest first."""
@@ -283,6 +262,7 @@ class Store:
         Of several with one email, the most recently updated. Raises ContactNotFound.
         """
         with self._connection() as db:
+            self._refuse_another_file()
             return _contact(_find(db, workspace_id, **reference))
 
     def delete_contact(self, workspace_id: int, contact_id: str):
@@ -299,17 +279,17 @@ class Store:
         `query` is a part of the name, the email or the phone, in any case and spelling; `tag` and
         `email` are compared whole, `email` in any case. An empty string is no filter.
         """
-        leave_the_loop()  # without a match it reads the whole index
         filters = {
             "workspace_id": workspace_id,
             "text": _fold(query),
             "digits": _phone_part(query),
             "email": email and f"{_BETWEEN_FIELDS}{_fold(email)}{_BETWEEN_FIELDS}",
             "tag": tag,
-            "tag_text": compact_json(tag),
+            "tag_text": _as_json(tag),
             "limit": SEARCH_LIMIT,
         }
         with self._connection() as db:
+            self._refuse_another_file()
             return [_summary(row) for row in db.execute(_SEARCH, filters)]
 
     # In bulk
@@ -354,20 +334,20 @@ class Store:
 
     # The file
 
-    def open(self):
+    def check_writable(self):
         """Make the file or bring it up to date, and see that it can be written."""
         with self._transaction():
             pass
 
     def ping(self):
-        """Raise what keeps the database from answering."""
+        """Raise what keeps the database from responding."""
+        self._refuse_another_file()
         self._read("SELECT 1 FROM contact LIMIT 1")
 
     def close(self):
-        """Close the connection of this thread. The next call opens another."""
-        if hasattr(self._of_thread, "db"):
-            self._of_thread.close()
-            del self._of_thread.db
+        """Close the connections that nobody uses. The next call opens another."""
+        while self._free:
+            self._free.pop().close()
         self._opened = None
 
     def lock(self) -> sqlite3.Connection:
@@ -424,25 +404,25 @@ class Store:
             and application_id == self._application_id.to_bytes(4)
         )
 
-    # Connections: one for each thread, closed with it
+    # Connections: those that nobody uses are kept for the next call, the last used first
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Read, merge and write as one. Threads queue at a lock, processes at BEGIN IMMEDIATE.
 
-        Both waits together end at the deadline.
+        Both waits together end after BUSY_SECONDS.
         """
         began = time.monotonic()
-        if not self._writing.acquire(timeout=_seconds_left(began)):
-            raise _busy()
+        if not self._writing.acquire(timeout=BUSY_SECONDS):
+            raise StoreUnavailable(BUSY)
         try:
             with self._connection() as db:
-                if wait_until.get() != 0:  # else the connection was opened so that it never waits
-                    db.execute(f"PRAGMA busy_timeout = {_seconds_left(began) * 1000:.0f}")
+                left = max(0, began + BUSY_SECONDS - time.monotonic())
+                db.execute(f"PRAGMA busy_timeout = {left * 1000:.0f}")
                 db.execute("BEGIN IMMEDIATE")
                 with db:  # commits, or rolls back
                     yield db
-                    self._refuse_another_file()  # it may have waited for long
+                    self._refuse_another_file()
         finally:
             self._writing.release()
 
@@ -452,12 +432,16 @@ class Store:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Provide the thread's connection, and translate errors."""
-        self._refuse_another_file()
+        """Lend a connection, and translate errors."""
         try:
-            if not hasattr(self._of_thread, "db"):
-                self._of_thread.db = self._connect()
-            yield self._of_thread.db
+            try:
+                db = self._free.pop()
+            except IndexError:
+                db = self._connect()
+            try:
+                yield db
+            finally:
+                self._free.append(db)
         except sqlite3.Error as error:
             raise self._translated(error) from error
         except OSError as error:
@@ -479,9 +463,9 @@ class Store:
         db = sqlite3.connect(
             f"{self.path.as_uri()}?mode=rw",
             uri=True,
-            timeout=_seconds_left(time.monotonic()),
+            timeout=BUSY_SECONDS,
             isolation_level=None,
-            check_same_thread=False,  # the thread may be gone when it is closed
+            check_same_thread=False,
         )
         try:
             db.row_factory = sqlite3.Row
@@ -496,7 +480,6 @@ class Store:
         except BaseException:
             db.close()
             raise
-        self._of_thread.close = weakref.finalize(threading.current_thread(), db.close)
         return db
 
     def _migrate(self, db: sqlite3.Connection):
@@ -542,7 +525,7 @@ class Store:
     def _unusable(self, reason: str) -> UnusableDatabase:
         return UnusableDatabase(f"{self.path}: {reason}")
 
-    def _translated(self, error: sqlite3.Error) -> BaseException:
+    def _translated(self, error: sqlite3.Error) -> Exception:
         """Return what the error means to callers, or the error itself where it is our fault."""
         code = getattr(error, "sqlite_errorcode", 0)
         if code == sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY:
@@ -553,44 +536,21 @@ class Store:
             return StoreUnavailable(DISK_FAILED)
         primary = code & 0xFF
         if primary == sqlite3.SQLITE_BUSY:
-            return _busy()
+            return StoreUnavailable(BUSY)
         if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             return StoreUnavailable(DISK_FULL)
         return self._unusable(f"{error}.") if primary in _OF_THE_FILE else error
 
 
-def pause(seconds: float):
-    """Sleep or, where a server repeats requests, raise WouldWait: no thread sleeps for one."""
-    if wait_until.get() is not None:
-        raise WouldWait(seconds)
-    time.sleep(seconds)
-
-
-def leave_the_loop(*, works: bool = True):
-    """Raise WouldWait where the current request may not take long, or not wait."""
-    if wait_until.get() == 0:
-        raise WouldWait(works=works)
-
-
-def _seconds_left(began: float) -> float:
-    """Return for how long a call that began then, by time.monotonic(), may still wait for locks."""
-    deadline = wait_until.get()
-    return max(0, (began + BUSY_SECONDS if deadline is None else deadline) - time.monotonic())
-
-
-def _busy() -> BaseException:
-    return WouldWait() if wait_until.get() == 0 else StoreUnavailable(BUSY)
-
-
 def _use_write_ahead_log(db: sqlite3.Connection):
     """Change the journal mode, with retries: SQLite does not wait for a lock to do that."""
-    began = time.monotonic()
+    deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or not _seconds_left(began):
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(0.002)
 
@@ -607,6 +567,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 # Within a transaction
 
 
+_FIND_WORKSPACE = "SELECT id FROM workspace WHERE name = ?"
 _MAKE_WORKSPACE = "INSERT INTO workspace (uuid, name) VALUES (?, ?) ON CONFLICT (name) DO NOTHING"
 _REFERENCE = {
     "contact_id": "id = :contact_id",
@@ -679,6 +640,7 @@ def _new_row(fields: Values) -> Values:
         "id": fields.get("id") or _new_id(),
         "name": None,
         "email": None,
+        "folded": _folded({"name": None, "email": None}),
         "source": fields.get("source", "api"),
         "created_at": now,
         "updated_at": now,
@@ -699,12 +661,13 @@ def _changed(row: Values, fields: Values) -> Values:
     """Return the row with those fields that any request may change. Raises Refused."""
     changed = {**row, **{c: fields[c] for c in ("phone", "name", "email") if c in fields}}
     if "tags" in fields:
-        changed["tags"] = compact_json(fields["tags"])
+        changed["tags"] = _as_json(fields["tags"])
     if "metadata" in fields:  # shallow: a key that is given replaces the stored value whole
-        changed["metadata"] = compact_json({**json.loads(row["metadata"]), **fields["metadata"]})
+        changed["metadata"] = _as_json({**json.loads(row["metadata"]), **fields["metadata"]})
         if len(changed["metadata"].encode()) > METADATA_LIMIT:
             raise Refused("metadata", TOO_LARGE)
-    changed["folded"] = _folded(changed)
+    if changed["name"] != row["name"] or changed["email"] != row["email"]:
+        changed["folded"] = _folded(changed)
     return changed
 
 
@@ -726,9 +689,7 @@ def _contact(row: Values | sqlite3.Row) -> Values:
     return {**_summary(row), "metadata": json.loads(row["metadata"])}
 
 
-compact_json = json.JSONEncoder(
-    ensure_ascii=False, separators=(",", ":"), default=datetime.isoformat
-).encode
+_as_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -742,10 +703,6 @@ def _microseconds(moment: datetime) -> int:
 
 def _time(microseconds: int) -> datetime:
     return datetime.fromtimestamp(microseconds // 1_000_000, UTC)
-
-
-def _sha256(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode()).digest()
 
 
 # Search

@@ -1,7 +1,7 @@
 """The application with its commands: what `flask` and every WSGI server find."""
 
-import cli
+import commands
 from app import create_app
 
 app = create_app()
-cli.init_app(app)
+commands.init_app(app)

@@ -9,9 +9,9 @@ def main():
     # The service's modules import each other by their plain names: they come first here, whatever
     # lies in the current folder, and in no other process.
     sys.path.insert(0, str(Path(__file__).parent))
-    import cli
+    from commands import main as run_command
 
-    cli.main()
+    run_command()
 
 
 if __name__ == "__main__":

@@ -6,33 +6,76 @@ page that shows it all. A deployment never loads this package.
 
 import ipaddress
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
+from typing import Any
 
-from flask import Flask, current_app, request
+from flask import Flask, request
 from werkzeug.exceptions import Forbidden
 
+import auth
 from sandbox import endpoints, faults, page
 from sandbox.workspaces import SAMPLE_CONTACTS, Workspaces
-from store import Store
 
 
-def init_app(app: Flask, store: Store, admit: Callable, read_json: Callable):
-    """Make the application a sandbox, which responds to loopback names alone.
+class Sandbox:
+    """Makes an application a sandbox.
 
-    `admit` authenticates a request, given a function that finds tokens; `read_json` reads its
-    body. The server sets LOOPBACK_ONLY to False when it listens on another address.
+    Every workspace starts with `contacts`, the samples by default. With `loopback_only` the sandbox
+    responds to loopback names and `allowed_hosts` alone, and likewise if there are such hosts.
     """
-    app.config.from_mapping(SANDBOX_CONTACTS=SAMPLE_CONTACTS, LOOPBACK_ONLY=True, ALLOWED_HOSTS=())
-    workspaces = Workspaces(store)
-    app.before_request(refuse_other_sites)
-    app.before_request(partial(admit, workspaces.find_token))
-    app.before_request(faults.inject)
-    app.after_request(workspaces.record)
-    app.after_request(workspaces.refuse_if_dropped)  # which runs first
-    app.register_blueprint(endpoints.make_blueprint(store, read_json))
-    app.register_blueprint(page.make_blueprint(workspaces, store))
+
+    def __init__(
+        self,
+        contacts: list[dict[str, Any]] | None = None,
+        *,
+        loopback_only: bool = True,
+        allowed_hosts: Sequence[str] = (),
+    ):
+        self.contacts = contacts or SAMPLE_CONTACTS
+        self.stopping = threading.Event()
+        self._allowed_hosts = allowed_hosts
+        self._restricted = loopback_only or allowed_hosts
+
+    def init_app(self, app: Flask):
+        """Add the sandbox's hooks and endpoints to the application, which has a store."""
+        store, token = app.extensions["store"], app.config["QYVO_TOKEN"]
+        self.workspaces = Workspaces(store, self.contacts, token, self.stopping)
+        app.extensions["workspaces"] = self.workspaces
+        app.before_request(self.refuse_other_sites)
+        auth.init_app(app, self.workspaces)
+        app.before_request(faults.inject)
+        app.after_request(self.workspaces.record)
+        app.after_request(self.workspaces.refuse_if_dropped)  # which runs first
+        app.register_blueprint(endpoints.blueprint)
+        app.register_blueprint(page.blueprint)
+
+    def stop(self):
+        """End the requests that wait on purpose: for a delay, or for others to arrive."""
+        self.stopping.set()
+        self.workspaces.end_waiting()
+
+    def refuse_other_sites(self):
+        """Keep web pages of other sites from reading or changing what is here.
+
+        Names other than loopback's are refused, since by DNS rebinding they can lead a browser
+        here.
+        """
+        host = request.headers.get("Host", "")
+        name = re.sub(r":\d*$", "", host)
+        allowed = is_loopback(name) or name.lower() in self._allowed_hosts
+        if self._restricted and not allowed:
+            raise Forbidden(
+                "The sandbox responds to 127.0.0.1, localhost and the names given by --allow-host"
+                " alone: use one of these."
+            )
+        origin = request.headers.get("Origin", f"http://{host}")
+        is_foreign = origin.partition("://")[2] != host
+        if request.method not in ("GET", "HEAD", "OPTIONS") and (
+            is_foreign or request.headers.get("Sec-Fetch-Site") == "cross-site"
+        ):
+            raise Forbidden("The sandbox accepts no changes from pages of other sites.")
 
 
 def is_loopback(name: str) -> bool:
@@ -40,25 +83,3 @@ def is_loopback(name: str) -> bool:
     with suppress(ValueError):
         return ipaddress.ip_address(name.strip("[]")).is_loopback
     return name.lower() == "localhost"
-
-
-def refuse_other_sites():
-    """Keep web pages of other sites from reading or changing what is here.
-
-    Names other than loopback's are refused, since by DNS rebinding they can lead a browser here.
-    """
-    host = request.headers.get("Host", "")
-    name = re.sub(r":\d*$", "", host)
-    allowed = current_app.config["ALLOWED_HOSTS"]
-    restricted = current_app.config["LOOPBACK_ONLY"] or allowed
-    if restricted and not is_loopback(name) and name.lower() not in allowed:
-        raise Forbidden(
-            "The sandbox responds to 127.0.0.1, localhost and the names given by --allow-host"
-            " alone: use one of these."
-        )
-    origin = request.headers.get("Origin", f"http://{host}")
-    is_foreign = origin.partition("://")[2] != host
-    if request.method not in ("GET", "HEAD", "OPTIONS") and (
-        is_foreign or request.headers.get("Sec-Fetch-Site") == "cross-site"
-    ):
-        raise Forbidden("The sandbox accepts no changes from pages of other sites.")

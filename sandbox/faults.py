@@ -12,7 +12,7 @@ from werkzeug import exceptions as http
 
 import schemas
 from sandbox.journal import ends_with
-from store import BUSY, ContactNotFound, pause
+from store import BUSY, ContactNotFound
 
 MAX_FAULTS = 20
 MAX_DELAY_MS = 60_000
@@ -68,15 +68,14 @@ class Faults:
 
 def inject():
     """Delay or fail a request to the API, if a fault of its workspace says so."""
-    if not g.get("token") or request.blueprint == "sandbox":
+    if "token" not in g or request.blueprint == "sandbox":
         return
-    environ = request.environ
-    if "contacts.fault" not in environ:  # decided once, however often the request is repeated
-        environ["contacts.fault"] = fault = g.token.faults.trigger(request.path)
-        if fault and fault.get("delay_ms"):
-            pause(fault["delay_ms"] / 1000)
-    fault = environ["contacts.fault"] or {}
-    status = fault.get("status")
+    fault = g.fault = g.token.faults.trigger(request.path)
+    if fault is None:
+        return
+    status, delay_ms = fault.get("status"), fault.get("delay_ms")
+    if delay_ms and g.token.stopping.wait(delay_ms / 1000):
+        raise http.ServiceUnavailable("The sandbox is stopping. Nothing was written.")
     seconds = fault.get("retry_after", RETRY_AFTER.get(status))
     if seconds is not None:
 

@@ -20,9 +20,6 @@ MAX_BODY = 64 * 1024
 MAX_BODIES = 4 * 1024 * 1024
 MAX_WAIT_SECONDS = 30
 
-# These are decided by the header. A body is not waited for to be shown.
-BODY_LEFT_UNREAD = {401, 403, 413, 429}
-
 
 class JournalQuery(schemas.Body):
     """The query string of GET /sandbox/requests."""
@@ -40,17 +37,16 @@ class Journal:
 
     def __init__(self):
         self._entries = deque()
-        self._size = 0
+        self.size = 0  # of its bodies, in bytes
         self._ids = itertools.count(1)
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._ended = False
 
     def add(self, response: Response):
         """Add the current request with its response, but never its Authorization header."""
-        fault = bool(request.environ.get("contacts.fault"))
         body = b""
-        if fault or response.status_code not in BODY_LEFT_UNREAD:
-            with suppress(HTTPException, OSError):  # the latter if it was cut off
-                body = request.get_data()
+        with suppress(HTTPException, OSError):  # it is too large, or was cut off
+            body = request.get_data()
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "method": request.method,
@@ -61,24 +57,47 @@ class Journal:
             "request_body": body[:MAX_BODY],
             "response_body": response.get_data()[:MAX_BODY],
             "reason": reason(response),
-            "fault": fault,
+            "fault": bool(g.get("fault")),
         }
-        with self._lock:
+        with self._changed:
             self._entries.append({"id": next(self._ids), **entry})
-            self._size += size(entry)
-            while len(self._entries) > MAX_ENTRIES or self._size > MAX_BODIES:
-                self._size -= size(self._entries.popleft())
+            self.size += size(entry)
+            while len(self._entries) > MAX_ENTRIES or self.size > MAX_BODIES:
+                self._drop_oldest()
+            self._changed.notify_all()
+
+    def drop_oldest(self):
+        """Forget the oldest entry, if there is one."""
+        with self._changed:
+            if self._entries:
+                self._drop_oldest()
+
+    def _drop_oldest(self):
+        self.size -= size(self._entries.popleft())
 
     def clear(self):
-        with self._lock:
+        with self._changed:
             self._entries.clear()
-            self._size = 0
+            self.size = 0
+
+    def wait_for(self, count: int, seconds: float, **filters: Any):
+        """Return once `count` entries match, after those seconds, or when the waiting is ended."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._ended or len(self.entries(**filters)) >= count, seconds
+            )
+
+    def end_waiting(self):
+        """Let nobody wait for further entries."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
     def entries(
         self, path: str = "", status: int | None = None, method: str = ""
     ) -> list[dict[str, Any]]:
         """Return the entries that match, newest first. `path` is the end of an entry's path."""
-        with self._lock:
+        with self._changed:
             newest_first = list(reversed(self._entries))
         return [
             entry

@@ -12,10 +12,11 @@ from flask import Blueprint, Response, g, render_template, request, send_from_di
 from marshmallow import EXCLUDE, Schema, fields
 
 import schemas
+from auth import public
 from sandbox.faults import MAX_DELAY_MS, endpoints
 from sandbox.journal import readable
-from sandbox.workspaces import Workspaces
-from store import SANDBOX_WORKSPACE, SEARCH_LIMIT, ContactNotFound, Store, leave_the_loop
+from sandbox.workspaces import workspaces
+from store import SANDBOX_WORKSPACE, SEARCH_LIMIT, ContactNotFound, Store
 
 MAX_ENTRIES = 100
 CONTENT_SECURITY_POLICY = (
@@ -24,7 +25,10 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-class View(Schema):
+blueprint = Blueprint("page", __name__, template_folder="templates")
+
+
+class PageQuery(Schema):
     """The query string of the page: what it shows."""
 
     class Meta:
@@ -38,66 +42,59 @@ class View(Schema):
     request = fields.Integer(load_default=None)
 
 
-def make_blueprint(workspaces: Workspaces, store: Store) -> Blueprint:
-    """Return the page and its static files, which need no token."""
-    blueprint = Blueprint("page", __name__, template_folder="templates")
-    blueprint.add_app_template_filter(pretty)
-    blueprint.add_app_template_filter(indented)
+@blueprint.get("/")
+@public
+def page():
+    """Without news since its ETag, the page is a 304."""
+    g.unlogged = True  # it asks for news twice a second
+    store = workspaces().store
+    view = PageQuery().load({name: value for name, value in request.args.items() if value})
+    names = sorted({SANDBOX_WORKSPACE, *store.list_workspaces()})
+    if view["workspace"] not in names:
+        view["workspace"] = SANDBOX_WORKSPACE
+    workspace = workspaces().find_token(view["workspace"])
+    version = workspaces().version  # before what it is the version of
+    if version in request.if_none_match:
+        return "", 304
+    url = request.host_url.rstrip("/")
+    entries = workspace.journal.entries()
+    entry = next((e for e in entries if e["id"] == view["request"]), None)
+    html = render_template(
+        "inspector.html",
+        view=view,
+        names=names,
+        url=url,
+        contacts=find_contacts(store, workspace.workspace_id, view["q"]),
+        contact=view["contact"] and find_contact(store, workspace.workspace_id, view["contact"]),
+        entries=workspace.journal.entries(view["path"], view["status"])[:MAX_ENTRIES],
+        paths=choices((without_prefix(e["path"]) for e in entries), view["path"]),
+        statuses=choices((e["status"] for e in entries), view["status"]),
+        entry=entry,
+        curl=entry and as_curl(entry, url, view["workspace"]),
+        faults=workspace.faults.all,
+        active=any(f["triggered"] != f.get("times") for f in workspace.faults.all),
+        max_delay_ms=MAX_DELAY_MS,
+        max_query=schemas.Text.limit,
+        max_contacts=SEARCH_LIMIT,
+        max_entries=MAX_ENTRIES,
+        endpoints=sorted(map(without_prefix, endpoints())),
+    )
+    # What was refused may hold lone surrogates: those are escaped.
+    response = Response(html.encode(errors="backslashreplace"), mimetype="text/html")
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    response.headers["Referrer-Policy"] = "no-referrer"
+    response.set_etag(version)
+    return response
 
-    @blueprint.get("/")
-    def page():
-        """Without news since its ETag, the page is a 304."""
-        g.unlogged = True  # it asks for news twice a second
-        view = View().load({name: value for name, value in request.args.items() if value})
-        names = sorted({SANDBOX_WORKSPACE, *store.list_workspaces()})
-        if view["workspace"] not in names:
-            view["workspace"] = SANDBOX_WORKSPACE
-        workspace = workspaces.find_token(view["workspace"])
-        version = workspaces.version  # before what it is the version of
-        if version in request.if_none_match:
-            return "", 304
-        leave_the_loop()
-        url = request.host_url.rstrip("/")
-        entries = workspace.journal.entries()
-        entry = next((e for e in entries if e["id"] == view["request"]), None)
-        html = render_template(
-            "inspector.html",
-            view=view,
-            names=names,
-            url=url,
-            contacts=find_contacts(store, workspace.workspace_id, view["q"]),
-            contact=view["contact"]
-            and find_contact(store, workspace.workspace_id, view["contact"]),
-            entries=workspace.journal.entries(view["path"], view["status"])[:MAX_ENTRIES],
-            paths=choices((without_prefix(e["path"]) for e in entries), view["path"]),
-            statuses=choices((e["status"] for e in entries), view["status"]),
-            entry=entry,
-            curl=entry and as_curl(entry, url, view["workspace"]),
-            faults=workspace.faults.all,
-            active=any(f["triggered"] != f.get("times") for f in workspace.faults.all),
-            max_delay_ms=MAX_DELAY_MS,
-            max_query=schemas.Text.limit,
-            max_contacts=SEARCH_LIMIT,
-            max_entries=MAX_ENTRIES,
-            endpoints=sorted(map(without_prefix, endpoints())),
-        )
-        # What was refused may hold lone surrogates: those are escaped.
-        response = Response(html.encode(errors="backslashreplace"), mimetype="text/html")
-        response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-        response.headers["Referrer-Policy"] = "no-referrer"
-        response.set_etag(version)
-        return response
 
-    @blueprint.get("/inspector/<path:name>")
-    def static(name: str):
-        """Return a file of the page."""
-        g.unlogged = True
-        response = send_from_directory(f"{blueprint.root_path}/static", name)
-        del response.headers["Cache-Control"]  # every response of the service has its own
-        return response
-
-    page.public = static.public = True
-    return blueprint
+@blueprint.get("/inspector/<path:name>")
+@public
+def static(name: str):
+    """Return a file of the page."""
+    g.unlogged = True
+    response = send_from_directory(f"{blueprint.root_path}/static", name)
+    del response.headers["Cache-Control"]  # every response of the service has its own
+    return response
 
 
 def find_contacts(store: Store, workspace_id: int, text: str) -> list[dict[str, Any]]:
@@ -145,11 +142,13 @@ def as_curl(entry: dict[str, Any], url: str, token: str) -> str:
     return " \\\n  ".join(map(shlex.join, lines))
 
 
+@blueprint.app_template_filter()
 def pretty(body: bytes) -> str:
     """Return a body as it is best read: JSON indented, anything else as it came."""
     value = readable(body)
     return body.decode(errors="replace") if isinstance(value, str | None) else indented(value)
 
 
+@blueprint.app_template_filter()
 def indented(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2)

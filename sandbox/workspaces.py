@@ -3,15 +3,18 @@
 import json
 import threading
 import time
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import Unauthorized
 
+from auth import is_of_the_api
 from sandbox.faults import Faults
 from sandbox.journal import Journal
-from store import SANDBOX_WORKSPACE, Store, leave_the_loop
+from store import SANDBOX_WORKSPACE, Store
 
 # Numbers that regulators keep for fiction; the first contact is the documentation's own example.
 SAMPLE_CONTACTS = [
@@ -21,6 +24,7 @@ SAMPLE_CONTACTS = [
 PREFIX = f"{SANDBOX_WORKSPACE}-"
 MAX_WORKSPACES = 200
 MAX_NAME = 200
+MAX_JOURNALS = 64 * 1024 * 1024  # bytes of bodies
 
 
 class Workspace:
@@ -28,8 +32,9 @@ class Workspace:
 
     id = 0  # the token's
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, stopping: threading.Event):
         self.name = name
+        self.stopping = stopping
         self.workspace_id = 0  # until it is opened
         self.journal = Journal()
         self.faults = Faults()
@@ -41,12 +46,23 @@ class Workspaces:
 
     A workspace is made when its token is first admitted. Beyond MAX_WORKSPACES the longest unused
     is dropped; that of `sandbox` stays. `version` changes whenever the page may have news.
+
+    `stopping` is set when the server stops.
     """
 
-    def __init__(self, store: Store):
-        self._store = store
+    def __init__(
+        self,
+        store: Store,
+        contacts: list[dict[str, Any]],
+        qyvo_token: str | None,
+        stopping: threading.Event,
+    ):
+        self.store = store
+        self.contacts = contacts  # with which each starts
+        self.stopping = stopping
+        self._own_names = (SANDBOX_WORKSPACE, qyvo_token)
         self._lock = threading.Lock()  # for opening and dropping
-        self._by_name = {SANDBOX_WORKSPACE: Workspace(SANDBOX_WORKSPACE)}
+        self._by_name = {SANDBOX_WORKSPACE: Workspace(SANDBOX_WORKSPACE, stopping)}
         self.version = uuid4().hex
 
     def find_token(self, secret: str) -> Workspace | None:
@@ -56,33 +72,31 @@ class Workspaces:
             return None
         workspace = self._by_name.get(name)
         # A command may have deleted it meanwhile.
-        if workspace is None or workspace.workspace_id != self._store.find_workspace(name):
+        if workspace is None or workspace.workspace_id != self.store.find_workspace(name):
             workspace = self._open(name)
         workspace.used = time.monotonic()
         return workspace
 
     def _name_of(self, secret: str) -> str | None:
-        if secret in (SANDBOX_WORKSPACE, current_app.config["QYVO_TOKEN"]):
+        if secret in self._own_names:
             return SANDBOX_WORKSPACE
         if secret.startswith(PREFIX) and len(PREFIX) < len(secret) <= MAX_NAME:
             return secret
         return None
 
     def _open(self, name: str) -> Workspace:
-        leave_the_loop(works=False)  # it waits for two locks
         with self._lock:
-            contacts = current_app.config["SANDBOX_CONTACTS"]
-            workspace_id = self._store.open_workspace(name, contacts)
+            workspace_id = self.store.get_or_create_workspace(name, self.contacts)
             workspace = self._by_name.get(name)
             if workspace is None or workspace.workspace_id not in (0, workspace_id):
-                workspace = self._by_name[name] = Workspace(name)
+                workspace = self._by_name[name] = Workspace(name, self.stopping)
             workspace.workspace_id = workspace_id
             workspace.used = time.monotonic()
             self._drop_unused()
         return workspace
 
     def _drop_unused(self):
-        stored = self._store.list_workspaces()  # those of earlier runs too, the oldest first
+        stored = self.store.list_workspaces()  # those of earlier runs too, the oldest first
         for name in self._by_name.keys() - stored.keys() - {SANDBOX_WORKSPACE}:
             del self._by_name[name]  # a command has deleted it
         stored.pop(SANDBOX_WORKSPACE, None)
@@ -90,8 +104,19 @@ class Workspaces:
             stored, key=lambda name: self._by_name[name].used if name in self._by_name else 0
         )
         for name in longest_unused_first[: max(0, len(stored) + 1 - MAX_WORKSPACES)]:
-            self._store.delete_workspace(stored[name])
+            self.store.delete_workspace(stored[name])
             self._by_name.pop(name, None)
+
+    def _bound_journals(self):
+        """Let the largest journal lose its oldest entries until all of them fit."""
+        journals = [workspace.journal for workspace in list(self._by_name.values())]
+        while sum(journal.size for journal in journals) > MAX_JOURNALS:
+            max(journals, key=attrgetter("size")).drop_oldest()
+
+    def end_waiting(self):
+        """Let no request wait for others to arrive."""
+        for workspace in list(self._by_name.values()):
+            workspace.journal.end_waiting()
 
     def refuse_if_dropped(self, response: Response) -> Response:
         """Respond with a 401 to a request whose workspace was dropped in the meantime."""
@@ -106,10 +131,16 @@ class Workspaces:
         One that belongs to no open workspace is in that of `sandbox`. A path that does not exist
         is of the API, too: it is a misspelt one.
         """
-        if request.url_rule is None or request.blueprint in ("api", "v1"):
+        if request.url_rule is None or is_of_the_api():
             secret = request.headers.get("Authorization", "").partition(" ")[2]
             workspace = self._by_name.get(self._name_of(secret), self._by_name[SANDBOX_WORKSPACE])
             workspace.journal.add(response)
+            self._bound_journals()
         if request.blueprint != "page":
             self.version = uuid4().hex
         return response
+
+
+def workspaces() -> Workspaces:
+    """Return the workspaces of the current application."""
+    return current_app.extensions["workspaces"]

@@ -19,8 +19,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-import cli
+import commands
 from app import create_app
+from sandbox import Sandbox
+from settings import read_settings
 from store import DEFAULT_WORKSPACE, Store
 
 ROOT = Path(__file__).parent.parent
@@ -46,12 +48,14 @@ def make_app(tmp_path):
         settings = {"CONTACTS_DATABASE": str(tmp_path / "contacts.db")} | settings
         if not sandbox:
             settings = {"QYVO_TOKEN": TOKEN} | settings
-        app = create_app(settings, sandbox=sandbox)
-        cli.init_app(app)
+        app = create_app(
+            read_settings(settings, sandbox=sandbox), sandbox=Sandbox() if sandbox else None
+        )
+        commands.init_app(app)
         app.testing = True
         made.append(app.extensions["store"])
         if not sandbox:
-            made[-1].open_workspace(DEFAULT_WORKSPACE, contacts)
+            made[-1].get_or_create_workspace(DEFAULT_WORKSPACE, contacts)
         return app
 
     yield make_app
@@ -178,15 +182,15 @@ def write_lock(path):
         yield
 
 
-def assert_refused(answer, status, text=None):
-    """The answer is the contract's error: JSON, the same text under both keys."""
-    assert answer.status_code == status
-    assert answer.content_type == "application/json"
-    assert answer.json["error"] == answer.json["message"]
-    assert answer.json["error"]
-    assert ("errors" in answer.json) == (status == 422)
+def assert_refused(response, status, text=None):
+    """The response is the contract's error: JSON, the same text under both keys."""
+    assert response.status_code == status
+    assert response.content_type == "application/json"
+    assert response.json["error"] == response.json["message"]
+    assert response.json["error"]
+    assert ("errors" in response.json) == (status == 422)
     if text:
-        assert answer.json["error"] == text
+        assert response.json["error"] == text
 
 
 def environment(database, **settings):
@@ -212,7 +216,7 @@ def flask(*args, env, **options):
 def after(statement):
     """The arguments of a Python that runs the commands once it has run this statement."""
     module = statement.partition(".")[0]
-    return "-c", f"import {module}; {statement}; from cli import main; main()"
+    return "-c", f"import {module}; {statement}; from commands import main; main()"
 
 
 @contextmanager
@@ -254,7 +258,7 @@ def serving(directory, *options, python=("-m", "flask"), **settings):
 def deployed(directory, **settings):
     """A deployment that holds ROMAIN and accepts TOKEN, as QYVO_TOKEN."""
     with closing(Store(directory / "served.db")) as store:
-        store.open_workspace(DEFAULT_WORKSPACE, [ROMAIN])
+        store.get_or_create_workspace(DEFAULT_WORKSPACE, [ROMAIN])
     with serving(directory, QYVO_TOKEN=TOKEN, **settings) as server:
         yield server
 
@@ -285,7 +289,7 @@ def connection(url):
 
 
 def post(url, body, token=TOKEN, path=UPDATE, **headers):
-    """One call over a socket; the answer has `status`, `headers` and `json`."""
+    """One call over a socket; the response has `status`, `headers` and `json`."""
     with connection(url) as http_connection:
         http_connection.request(
             "POST",
@@ -293,10 +297,10 @@ def post(url, body, token=TOKEN, path=UPDATE, **headers):
             body if isinstance(body, bytes) else json.dumps(body),
             {"Authorization": f"Bearer {token}", "Content-Type": "application/json"} | headers,
         )
-        return answer_of(http_connection.getresponse())
+        return json_response(http_connection.getresponse())
 
 
-def answer_of(response):
+def json_response(response):
     body = response.read()
     return SimpleNamespace(
         status_code=response.status,
@@ -323,14 +327,14 @@ def head(token="sandbox", *fields, method="POST", path=UPDATE):
 
 
 def for_4_mib(url):
-    """A request whose answer is that large: for the journal of a sandbox, which this fills."""
+    """A request whose response is that large: for the journal of a sandbox, which this fills."""
     for _ in range(70):
         post(url, {"phone": PHONE, "metadata": {"text": "x" * 60_000}}, "sandbox")
     return head(method="GET", path="/sandbox/requests")
 
 
-def read_answer(sock):
-    """Status and JSON of one answer, without waiting for the connection to end."""
+def read_response(sock):
+    """Status and JSON of one response, without waiting for the connection to end."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += received_or_fail(sock)
@@ -344,7 +348,7 @@ def read_answer(sock):
 
 def received_or_fail(sock):
     data = sock.recv(65536)
-    assert data, "the connection was closed without an answer"
+    assert data, "the connection was closed without an response"
     return data
 
 

@@ -30,7 +30,7 @@ def test_a_backup_is_whole_private_and_can_be_restored(make_app, app, runner, tm
     assert sorted(path.name for path in tmp_path.glob("*copy*")) == ["copy.db"]
     restored = shutil.copy(copy, tmp_path / "restored.db")
     store = make_app([], CONTACTS_DATABASE=str(restored)).extensions["store"]
-    workspace_id = store.open_workspace(DEFAULT_WORKSPACE)
+    workspace_id = store.get_or_create_workspace(DEFAULT_WORKSPACE)
     store.update_contact(workspace_id, phone=PHONE, tags=["restored"])
     assert contacts_in(restored)[0]["tags"] == ["restored"]
     assert contacts_in(app.extensions["store"].path)[0]["tags"] == ["vip"]
@@ -47,7 +47,7 @@ def test_a_restored_backup_is_served_at_once(runner, tmp_path):
 def test_a_backup_replaces_an_earlier_one(app, runner, tmp_path):
     copy = str(tmp_path / "copy.db")
     assert runner.invoke(args=["backup", copy]).exit_code == 0
-    app.extensions["store"].open_workspace("later", [NEIGHBOUR])
+    app.extensions["store"].get_or_create_workspace("later", [NEIGHBOUR])
     assert runner.invoke(args=["backup", copy]).exit_code == 0
     assert len(contacts_in(copy)) == 2
 

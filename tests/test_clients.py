@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PHONE, SECONDS, environment, post, raw, read_answer, serving
+from conftest import PHONE, SECONDS, environment, post, raw, read_response, serving
 
 KEYS = ["id", "phone", "name", "email", "tags", "updated_at"]
 
@@ -137,6 +137,6 @@ def test_laravels_http_client(sandbox, check, body, tags):
     host = sandbox.url.removeprefix("http://")
     request = LARAVEL.format(host=host, token=check.token, length=len(body), body=body)
     with raw(sandbox.url, request.replace("\n", "\r\n").encode()) as sock:
-        status, contact = read_answer(sock)
+        status, contact = read_response(sock)
     assert (status, contact["tags"]) == (200, tags)
     check.contact(contact)

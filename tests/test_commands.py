@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import cli
 import pytest
 from conftest import (
     PHONE,
@@ -24,7 +25,6 @@ from conftest import (
 from developer import SAMPLES, Developer
 from pages import clone
 
-import cli
 from app import create_app
 from store import DEPLOYMENT_FILE, SANDBOX_FILE, Store
 
@@ -43,7 +43,7 @@ def imports(tmp_path, text=f"phone,name\n{NOOR},Noor\n"):
 
 def test_workspace_list_shows_names_contacts_tokens_and_the_last_change(app, run):
     run("token", "create", "ci")
-    app.extensions["store"].open_workspace("shop")
+    app.extensions["store"].get_or_create_workspace("shop")
     first, second = (line.split("\t") for line in run("workspace", "list").stdout.splitlines())
     assert first[:3] == ["default", "1", "1"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", first[3])
@@ -54,7 +54,7 @@ def test_workspace_delete_erases_its_contacts_and_tokens_and_no_others(app, clie
     kept = run("token", "create", "kept").stdout.strip()
     lost = run("token", "create", "lost", "--workspace", "shop").stdout.strip()
     store = app.extensions["store"]
-    store.import_contacts(store.open_workspace("shop"), [ROMAIN | {"name": "Zebulon"}])
+    store.import_contacts(store.get_or_create_workspace("shop"), [ROMAIN | {"name": "Zebulon"}])
     assert run("workspace", "delete", "shop", "--yes").stdout == "Deleted shop.\n"
     assert [line.split("\t")[0] for line in run("workspace", "list").stdout.splitlines()] == [
         "default"
@@ -189,7 +189,7 @@ def test_workspaces_of_the_sandbox_are_listed_and_deleted(run_on_sandbox):
 )
 def test_no_command_takes_one_database_for_the_other(tmp_path, options, made_as, says):
     store = Store(tmp_path / "given.db", application_id=made_as)
-    store.open()
+    store.check_writable()
     store.close()
     for command in (["export"], ["workspace", "list"], ["backup", str(tmp_path / "copy.db")]):
         result = runner_on(store.path).invoke(args=[*command, *options])

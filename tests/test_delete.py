@@ -79,7 +79,7 @@ def test_a_mistyped_phone_or_id_is_an_error_that_changes_nothing(app, runner, wh
 
 
 def test_only_the_workspace_s_own_contact_is_deleted(app, runner, stored):
-    app.extensions["store"].open_workspace("shop", [ROMAIN])
+    app.extensions["store"].get_or_create_workspace("shop", [ROMAIN])
     assert runner.invoke(args=["delete", PHONE, "--workspace", "shop", "--yes"]).exit_code == 0
     assert len(stored()) == 1
     result = runner.invoke(args=["delete", PHONE, "--workspace", "nosuch", "--yes"])
@@ -102,7 +102,7 @@ def test_no_trace_of_the_deleted_is_left_in_the_files(forgetful_sqlite, make_app
     crowd = [{"phone": f"+1415556{i:04}", "name": f"Person {i}"} for i in range(others)]
     app = make_app([*crowd, HIDDEN])
     store = app.extensions["store"]
-    workspace_id = store.open_workspace(DEFAULT_WORKSPACE)
+    workspace_id = store.get_or_create_workspace(DEFAULT_WORKSPACE)
     store.update_contact(workspace_id, phone=HIDDEN["phone"], name="Zebulon Quixote")
     store.import_contacts(
         workspace_id, [{"phone": f"+1415557{i:04}", "name": f"More {i}"} for i in range(others)]
@@ -139,7 +139,7 @@ def test_no_trace_is_left_whatever_was_written_before(forgetful_sqlite, tmp_path
     )
     def check(writes, last):
         store = Store(tmp_path / f"{next(fresh)}.db", synchronous="NORMAL")
-        workspace_id = store.open_workspace(DEFAULT_WORKSPACE)
+        workspace_id = store.get_or_create_workspace(DEFAULT_WORKSPACE)
         ids = {}
         for phone, change in [*writes, (HIDDEN["phone"], {"name": 1} | last)]:
             word = "zebulon" if phone == HIDDEN["phone"] else "person"

@@ -28,7 +28,7 @@ from conftest import (
     head,
     post,
     raw,
-    read_answer,
+    read_response,
     serving,
     write_lock,
 )
@@ -41,20 +41,22 @@ GET = "/api/v1/actions/get-contact"
 def database(path, phones=(PHONE,)):
     """A database file of a deployment with these contacts."""
     with closing(Store(path)) as store:
-        store.open_workspace(DEFAULT_WORKSPACE, [{**ROMAIN, "phone": phone} for phone in phones])
+        store.get_or_create_workspace(
+            DEFAULT_WORKSPACE, [{**ROMAIN, "phone": phone} for phone in phones]
+        )
     return path
 
 
 def read(url, phone=PHONE):
-    answer = post(url, {"phone": phone}, path=GET)
-    assert answer.status_code == 200
-    return answer.json
+    response = post(url, {"phone": phone}, path=GET)
+    assert response.status_code == 200
+    return response.json
 
 
-def assert_unavailable(answer, said):
-    assert_refused(answer, 503)
-    assert said in answer.json["error"]
-    assert int(answer.headers["Retry-After"]) >= 1
+def assert_unavailable(response, said):
+    assert_refused(response, 503)
+    assert said in response.json["error"]
+    assert int(response.headers["Retry-After"]) >= 1
 
 
 def assert_sound(path):
@@ -66,7 +68,7 @@ def assert_sound(path):
 
 
 def write_until_it_dies(url, phone, writer, acknowledged):
-    """Update metadata, a new key each time; notes the keys that were answered with a 200."""
+    """Update metadata, a new key each time; notes the keys that got a 200."""
     with suppress(OSError, HTTPException):
         for n in range(100_000):
             key = f"{writer}-{n}"
@@ -118,15 +120,15 @@ def assert_survives_a_full_disk(server, path, make_full, make_room):
     acknowledged = dict(ROMAIN["metadata"])
 
     def update(n):
-        answer = post(server.url, {"phone": PHONE, "metadata": {f"k{n}": "x" * 500}})
-        if answer.status_code == 200:
+        response = post(server.url, {"phone": PHONE, "metadata": {f"k{n}": "x" * 500}})
+        if response.status_code == 200:
             acknowledged[f"k{n}"] = "x" * 500
-        return answer
+        return response
 
     assert update(0).status_code == 200
     make_full()
-    answer = next(a for n in range(1, 100) if (a := update(n)).status_code != 200)
-    assert_unavailable(answer, "The disk is full")
+    response = next(a for n in range(1, 100) if (a := update(n)).status_code != 200)
+    assert_unavailable(response, "The disk is full")
     for n in range(100, 120):
         update(n)
         assert read(server.url)["metadata"] == acknowledged
@@ -178,9 +180,7 @@ def test_starting_on_a_full_disk_is_said_in_one_line(tmp_path, make):
 
 
 @pytest.mark.parametrize("threads", ["4", "1"])
-def test_calls_wait_for_a_lock_that_is_held_for_2_s_with_reads_answered_meanwhile(
-    tmp_path, threads
-):
+def test_calls_wait_for_a_lock_that_is_held_for_2_s_with_reads_served_meanwhile(tmp_path, threads):
     path = database(tmp_path / "served.db")
     writers = 12
     with (
@@ -189,7 +189,7 @@ def test_calls_wait_for_a_lock_that_is_held_for_2_s_with_reads_answered_meanwhil
     ):
         with write_lock(path):
             release = time.monotonic() + 2
-            answers = [
+            responses = [
                 pool.submit(post, server.url, {"phone": PHONE, "metadata": {f"w{n}": n}})
                 for n in range(writers)
             ]
@@ -198,32 +198,32 @@ def test_calls_wait_for_a_lock_that_is_held_for_2_s_with_reads_answered_meanwhil
                 read(server.url)
                 reads += 1
                 time.sleep(0.02)
-            assert not any(answer.done() for answer in answers)
-        assert {answer.result(SECONDS).status_code for answer in answers} == {200}
+            assert not any(response.done() for response in responses)
+        assert {response.result(SECONDS).status_code for response in responses} == {200}
     [contact] = contacts_in(path)
     assert contact["metadata"].keys() >= {f"w{n}" for n in range(writers)}
 
 
-def test_a_lock_held_for_longer_is_a_503_in_time_with_reads_answered_meanwhile(server):
+def test_a_lock_held_for_longer_is_a_503_in_time_with_reads_served_meanwhile(server):
     writers = 12
 
     def write(n):
         started = time.monotonic()
-        answer = post(server.url, {"phone": PHONE, "metadata": {f"w{n}": n}})
-        return answer, time.monotonic() - started
+        response = post(server.url, {"phone": PHONE, "metadata": {f"w{n}": n}})
+        return response, time.monotonic() - started
 
     before = contacts_in(server.database)
     with ThreadPoolExecutor(writers) as threads, write_lock(server.database):
-        answers = [threads.submit(write, n) for n in range(writers)]
+        responses = [threads.submit(write, n) for n in range(writers)]
         reads = 0
-        while not all(answer.done() for answer in answers):
+        while not all(response.done() for response in responses):
             started = time.monotonic()
             read(server.url)
             assert time.monotonic() - started < BUSY_SECONDS / 2
             reads += 1
             time.sleep(0.02)
-        for answer, seconds in (answer.result() for answer in answers):
-            assert_unavailable(answer, "busy")
+        for response, seconds in (response.result() for response in responses):
+            assert_unavailable(response, "busy")
             assert seconds < BUSY_SECONDS * 1.8  # not one wait after the other
     assert reads > writers
     assert "database is locked" in server.log()
@@ -253,14 +253,14 @@ def test_a_token_whose_workspace_can_t_be_made_yet_is_known_and_holds_up_nobody(
         raw(server.url, head("wrong", "Content-Length: 2")) as unknown,
     ):
         started = time.monotonic()
-        assert read_answer(unknown)[0] == 401
+        assert read_response(unknown)[0] == 401
         with connection(server.url) as http:
             http.request("GET", "/healthz")
             assert http.getresponse().status == 200
         assert time.monotonic() - started < BUSY_SECONDS / 2
         known.sendall(b"{}")
-        status, answer = read_answer(known)
-        assert (status, "busy" in answer["error"]) == (503, True)
+        status, response = read_response(known)
+        assert (status, "busy" in response["error"]) == (503, True)
         assert time.monotonic() - started < BUSY_SECONDS * 1.5  # and not twice
         assert "Traceback" not in server.log()
 
@@ -319,8 +319,10 @@ def test_when_the_disk_fails_to_sync_nobody_is_told_that_all_is_well(server, tmp
     assert post(server.url, {"phone": PHONE, "name": "Kept"}).status_code == 200
     with traced(server, tmp_path, "-e", "inject=fdatasync:error=EIO"):
         for _ in range(3):
-            answer = post(server.url, {"phone": PHONE, "name": "Perhaps"})
-            assert_unavailable(answer, "The disk has failed. Whether this was written is not known")
+            response = post(server.url, {"phone": PHONE, "name": "Perhaps"})
+            assert_unavailable(
+                response, "The disk has failed. Whether this was written is not known"
+            )
     assert read(server.url)["name"] == "Kept"
     assert post(server.url, {"phone": PHONE, "name": "After"}).status_code == 200
     assert "disk I/O error" in server.log()
@@ -399,9 +401,9 @@ def test_nothing_is_acknowledged_to_a_file_that_was_moved_away_under_the_server(
     happened(server.database)
     replaced = server.database.exists() and server.database.read_bytes()
     for path in (GET, "/api/v1/actions/update-contact"):
-        answer = post(server.url, {"phone": PHONE}, path=path)
-        assert_unavailable(answer, "The database can't be used")
-        assert str(server.database) not in answer.json["error"]
+        response = post(server.url, {"phone": PHONE}, path=path)
+        assert_unavailable(response, "The database can't be used")
+        assert str(server.database) not in response.json["error"]
     with connection(server.url) as http:
         http.request("GET", "/healthz")
         assert http.getresponse().status == 503

@@ -314,7 +314,7 @@ def test_healthz_says_ok_while_the_database_can_be_read(app, client):
 
 def test_healthz_is_503_when_the_database_can_not_be_read(app, client):
     store = app.extensions["store"]
-    store.open()
+    store.check_writable()
     store.close()
     store.path.write_bytes(b"no database at all" * 100)
     for suffix in ("-wal", "-shm"):

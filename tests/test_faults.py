@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PHONE, SECONDS, UPDATE, assert_refused, head, log_line, raw, read_answer
+from conftest import PHONE, SECONDS, UPDATE, assert_refused, head, log_line, raw, read_response
 from developer import GET, SEARCH, Developer, wait_until
 
 DELAYED = 60
@@ -249,7 +249,7 @@ def test_a_faulted_request_triggers_once_and_leaves_one_entry_and_one_line(sandb
     with raw(sandbox.url, head(token, f"Content-Length: {len(body)}")) as sock:
         time.sleep(0.1)  # the body comes after the server has begun
         sock.sendall(body)
-        assert read_answer(sock)[0] == status
+        assert read_response(sock)[0] == status
     assert me.triggered() == [1]
     [entry] = me.journal(path="/actions/update-contact")
     assert (entry["status"], entry["fault"], entry["request_body"]) == (

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import cli
 import pytest
 from conftest import (
     PHONE,
@@ -24,7 +25,6 @@ from conftest import (
     write_lock,
 )
 
-import cli
 from app import create_app
 
 OTHER_ID = "0197c1de-52ab-7cc3-9f3e-4a8d1f0c2b6e"

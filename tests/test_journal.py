@@ -5,7 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PHONE, SECONDS, UPDATE, answer_of, assert_refused, connection, post
+from conftest import PHONE, SECONDS, UPDATE, assert_refused, connection, json_response, post
 from developer import Developer, wait_until
 
 LONG_POLLS = 40
@@ -272,7 +272,7 @@ def test_the_first_requests_of_new_tokens_may_wait_without_keeping_a_search_wait
         path = "/sandbox/requests?min=1&timeout=3"
         with connection(sandbox.url) as http:
             http.request("GET", path, headers={"Authorization": f"Bearer sandbox-patient-{n}"})
-            return answer_of(http.getresponse()).json
+            return json_response(http.getresponse()).json
 
     with ThreadPoolExecutor(8) as threads:
         waits = [threads.submit(wait, n) for n in range(8)]

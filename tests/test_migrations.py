@@ -3,10 +3,10 @@
 import sqlite3
 from contextlib import closing
 
+import cli
 import pytest
 from conftest import PHONE, TOKEN, assert_refused, caller, environment, flask
 
-import cli
 import store as store_module
 from app import create_app
 from store import DEPLOYMENT_FILE, LATEST_VERSION, SANDBOX_FILE

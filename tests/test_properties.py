@@ -40,7 +40,7 @@ def app(tmp_path):
         }
     )
     store = app.extensions["store"]
-    store.open_workspace(DEFAULT_WORKSPACE, [ROMAIN, {"phone": "+33639980101"}])
+    store.get_or_create_workspace(DEFAULT_WORKSPACE, [ROMAIN, {"phone": "+33639980101"}])
     yield app
     store.close()
 

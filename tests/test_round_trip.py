@@ -3,14 +3,14 @@
 import tempfile
 from types import SimpleNamespace
 
+import cli
 import pytest
 from conftest import execute
+from transfer import neutralised, restored
 
-import cli
 from app import create_app
 from schemas import CreateContact
 from store import DEFAULT_WORKSPACE
-from transfer import neutralised, restored
 
 hypothesis = pytest.importorskip("hypothesis", reason="property tests need hypothesis")
 st = hypothesis.strategies
@@ -48,7 +48,7 @@ def test_any_contacts_come_back_as_they_were(given_contacts, ending):
             cli.init_app(app)
             apps.append(SimpleNamespace(store=app.extensions["store"], run=app.test_cli_runner()))
         old, new = apps
-        old.store.open_workspace(
+        old.store.get_or_create_workspace(
             DEFAULT_WORKSPACE,
             [
                 CreateContact().load({"phone": f"+1415555{i:04}", **contact})

@@ -20,11 +20,11 @@ from conftest import (
     SECONDS,
     TOKEN,
     UPDATE,
-    answer_of,
     assert_refused,
     deployed,
     environment,
     flask,
+    json_response,
     log_line,
     post,
     serving,
@@ -209,7 +209,7 @@ def call_through_proxy(request, tmp_path, proxied, certificate):
         with closing(Connection(HOST)) as connection:
             fields = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
             connection.request("POST", UPDATE, body, fields | headers)
-            return answer_of(connection.getresponse())
+            return json_response(connection.getresponse())
 
     with (folder / "output").open("w") as output:
         home = {"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
@@ -237,10 +237,10 @@ def test_behind_a_proxy_a_call_works_and_the_log_has_the_clients_address(
     call_through_proxy, proxied
 ):
     body = json.dumps({"phone": PHONE, "name": "Proxied"})
-    answer = call_through_proxy(body, **{"X-Forwarded-For": "203.0.113.9"})
-    assert (answer.status_code, answer.json["name"]) == (200, "Proxied")
-    assert answer.headers["Cache-Control"] == "no-store"
-    assert answer.headers["Strict-Transport-Security"]
+    response = call_through_proxy(body, **{"X-Forwarded-For": "203.0.113.9"})
+    assert (response.status_code, response.json["name"]) == (200, "Proxied")
+    assert response.headers["Cache-Control"] == "no-store"
+    assert response.headers["Strict-Transport-Security"]
     assert log_line(proxied, " 200 ").endswith(" QYVO_TOKEN 127.0.0.2\n")
 
 
@@ -249,9 +249,9 @@ def test_errors_have_their_shape_behind_a_proxy_too(call_through_proxy, proxied)
     for size in (1024 * 1024 + 1, 3 * 1024 * 1024):
         assert_refused(call_through_proxy(b" " * size), 413)
     assert proxied.stop() == 0
-    answer = call_through_proxy("{}")
-    assert_refused(answer, 503)
-    assert answer.headers["Retry-After"]
+    response = call_through_proxy("{}")
+    assert_refused(response, 503)
+    assert response.headers["Retry-After"]
 
 
 # systemd

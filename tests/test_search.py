@@ -235,7 +235,7 @@ def test_a_search_finds_the_contacts_whose_text_holds_the_query(app):
     @hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
     @hypothesis.given(names, text)
     def check(names, query):
-        workspace = store.open_workspace(f"w{next(fresh)}")
+        workspace = store.get_or_create_workspace(f"w{next(fresh)}")
         contacts = {f"+1415556{n:04}": name for n, name in enumerate(names)}
         for phone, name in contacts.items():
             store.create_contact(workspace, phone=phone, name=name or None)

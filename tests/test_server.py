@@ -25,7 +25,6 @@ from conftest import (
     TOKEN,
     UPDATE,
     after,
-    answer_of,
     assert_refused,
     connection,
     contacts_in,
@@ -33,17 +32,18 @@ from conftest import (
     flask,
     for_4_mib,
     head,
+    json_response,
     log_line,
     post,
     raw,
-    read_answer,
+    read_response,
     received_or_fail,
     serving,
     write_lock,
 )
+from server import STOP_SECONDS
 
 from sandbox import SAMPLE_CONTACTS
-from server import STOP_SECONDS
 
 MIB = 1024 * 1024
 BODY = json.dumps({"phone": PHONE}).encode()
@@ -160,9 +160,9 @@ def test_an_empty_setting_counts_as_none_given(tmp_path):
 
 def test_the_sandbox_holds_the_sample_contacts(url):
     for sample in SAMPLE_CONTACTS:
-        answer = post(url, {"phone": sample["phone"]}, "sandbox-samples")
-        assert answer.status_code == 200
-        assert (answer.json["name"], answer.json["tags"]) == (
+        response = post(url, {"phone": sample["phone"]}, "sandbox-samples")
+        assert response.status_code == 200
+        assert (response.json["name"], response.json["tags"]) == (
             sample.get("name"),
             sample.get("tags", []),
         )
@@ -177,7 +177,7 @@ def test_the_name_localhost_is_an_address_to_listen_on(tmp_path):
 def test_a_server_that_stopped_leaves_its_port_free_at_once(tmp_path):
     with serving(tmp_path, "--sandbox") as server, connection(server.url) as http:
         http.request("GET", "/healthz")
-        assert answer_of(http.getresponse()).status_code == 200
+        assert json_response(http.getresponse()).status_code == 200
         port = urlsplit(server.url).port
         server.stop()
     with serving(tmp_path, "--sandbox", "--port", str(port)) as server:
@@ -224,15 +224,15 @@ def test_after_a_stop_no_log_is_left_beside_the_database_whichever_threads_had_i
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_in_progress_is_answered_before_it_stops(server, number):
+def test_a_request_in_progress_gets_its_response_before_it_stops(server, number):
     with ThreadPoolExecutor(1) as threads:
         with write_lock(server.database):
-            answer = threads.submit(post, server.url, {"phone": PHONE, "name": "Last"})
+            response = threads.submit(post, server.url, {"phone": PHONE, "name": "Last"})
             time.sleep(0.5)  # for the request to reach the lock
             server.process.send_signal(number)
             time.sleep(0.3)
             assert server.process.poll() is None
-        assert answer.result(SECONDS).json["name"] == "Last"
+        assert response.result(SECONDS).json["name"] == "Last"
         assert server.process.wait(SECONDS) == 0
 
 
@@ -258,7 +258,7 @@ def test_a_request_that_waits_for_a_minute_holds_up_its_stop_for_no_longer_than_
             "sandbox", f"Content-Length: {len(fault)}", method="PUT", path="/sandbox/faults"
         )
         with raw(server.url, sent + fault) as sock:
-            assert read_answer(sock)[0] == 200
+            assert read_response(sock)[0] == 200
         with raw(server.url, request):
             time.sleep(0.3)  # for the request to meet the fault
             began = time.monotonic()
@@ -305,9 +305,11 @@ def test_a_database_that_does_not_return_holds_up_its_stop_for_no_longer_than_al
         assert time.monotonic() - began < 10
 
 
-def test_under_a_steady_load_it_stops_in_time_and_answers_each_call_that_it_carries_out(server):
+def test_under_a_steady_load_it_stops_in_time_and_responds_to_what_it_carries_out(
+    server,
+):
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
-    answered = []
+    acknowledged = []
 
     def write(writer):
         """Over one connection, until it is closed and no other is to be had."""
@@ -315,19 +317,19 @@ def test_under_a_steady_load_it_stops_in_time_and_answers_each_call_that_it_carr
             for n in count():
                 body = json.dumps({"phone": PHONE, "metadata": {f"{writer}-{n}": 1}})
                 http.request("POST", UPDATE, body, headers)
-                assert answer_of(http.getresponse()).status_code == 200
-                answered.append(f"{writer}-{n}")
+                assert json_response(http.getresponse()).status_code == 200
+                acknowledged.append(f"{writer}-{n}")
 
     with ThreadPoolExecutor(16) as threads:
         writers = [threads.submit(write, n) for n in range(16)]
-        while len(answered) < 100:
+        while len(acknowledged) < 100:
             time.sleep(0.01)
         server.process.terminate()
         assert server.process.wait(STOP_SECONDS / 2) == 0
     for writer in writers:
         writer.result()
     [contact] = contacts_in(server.database)
-    assert contact["metadata"].keys() - ROMAIN["metadata"].keys() == set(answered)
+    assert contact["metadata"].keys() - ROMAIN["metadata"].keys() == set(acknowledged)
 
 
 def test_a_response_that_is_read_slowly_is_sent_whole_before_it_stops(tmp_path):
@@ -366,7 +368,7 @@ def test_a_body_on_its_way_is_waited_for_and_an_idle_connection_is_not(server):
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         slow.sendall(request[-5:])
-        assert read_answer(slow)[0] == 200
+        assert read_response(slow)[0] == 200
         assert server.process.wait(SECONDS) == 0
         assert idle.recv(1) == b""
 
@@ -387,8 +389,8 @@ def test_200_stalled_senders_without_a_good_token_get_a_401_before_their_body(ur
             for _ in range(200)
         ]
         for sock in stalled:
-            status, answer = read_answer(sock)
-            assert (status, answer["error"]) == (401, "Unauthenticated.")
+            status, response = read_response(sock)
+            assert (status, response["error"]) == (401, "Unauthenticated.")
 
 
 def test_200_stalled_senders_with_a_good_token_hold_up_nobody(url):
@@ -402,7 +404,7 @@ def test_200_stalled_senders_with_a_good_token_hold_up_nobody(url):
         assert post(url, {"phone": PHONE}, "sandbox").status_code == 200
         for sock in stalled[::50]:
             sock.sendall(BODY[9:])
-            assert read_answer(sock)[0] == 200
+            assert read_response(sock)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -415,9 +417,9 @@ def test_200_stalled_senders_with_a_good_token_hold_up_nobody(url):
         ("sandbox", ["Content-Length: 99999999999", "Expect: 100-continue"], 413),
     ],
 )
-def test_it_is_answered_before_a_byte_of_the_body_is_sent(url, token, fields, status):
+def test_it_gets_its_response_before_a_byte_of_the_body_is_sent(url, token, fields, status):
     with raw(url, head(token, *fields)) as sock:
-        assert read_answer(sock)[0] == status
+        assert read_response(sock)[0] == status
 
 
 def test_expect_100_continue_is_told_to_continue(url):
@@ -425,14 +427,14 @@ def test_expect_100_continue_is_told_to_continue(url):
     with raw(url, head("sandbox", *fields)) as sock:
         assert sock.recv(65536).startswith(b"HTTP/1.1 100 Continue\r\n")
         sock.sendall(BODY)
-        assert read_answer(sock)[0] == 200
+        assert read_response(sock)[0] == 200
 
 
-def test_expect_100_continue_without_a_body_is_answered_and_the_next_request_too(url):
+def test_expect_100_continue_without_a_body_gets_a_response_and_so_does_the_next_request(url):
     with raw(url, head("sandbox", "Content-Length: 0", "Expect: 100-continue")) as sock:
-        assert read_answer(sock)[0] == 400
+        assert read_response(sock)[0] == 400
         sock.sendall(head("sandbox", method="GET", path="/v1/me"))
-        assert read_answer(sock)[0] == 200
+        assert read_response(sock)[0] == 200
 
 
 # Bodies
@@ -456,14 +458,14 @@ def test_a_body_up_to_1_mib_is_taken_and_a_larger_one_gets_a_413_and_not_a_reset
         body = chunks(size) if framing == "chunked" else BODY.ljust(size)
         headers = {"Authorization": "Bearer sandbox", "Content-Type": "application/json"}
         http.request("POST", UPDATE, body, headers, encode_chunked=framing == "chunked")
-        answer = answer_of(http.getresponse())
+        response = json_response(http.getresponse())
     if status == 200:
-        assert (answer.status_code, answer.json["phone"]) == (200, PHONE)
+        assert (response.status_code, response.json["phone"]) == (200, PHONE)
     else:
-        assert_refused(answer, 413)
-        assert "1 MiB" in answer.json["error"]
+        assert_refused(response, 413)
+        assert "1 MiB" in response.json["error"]
         if size > MIB + 1:  # some of it is left unread
-            assert answer.headers["Connection"] == "close"
+            assert response.headers["Connection"] == "close"
 
 
 def test_a_large_body_without_a_good_token_gets_a_401_and_not_a_reset(url):
@@ -476,10 +478,10 @@ def test_a_connection_is_kept_for_the_next_request(url):
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
             http.request("POST", UPDATE, BODY, headers)
             response = http.getresponse()
-            assert answer_of(response).status_code == status
+            assert json_response(response).status_code == status
 
 
-def test_pipelined_requests_are_answered_in_order(url):
+def test_pipelined_requests_get_their_responses_in_order(url):
     bodies = [json.dumps({"phone": sample["phone"]}).encode() for sample in SAMPLE_CONTACTS]
     sent = b"".join(head("sandbox", f"Content-Length: {len(b)}") + b for b in bodies)
     with raw(url, sent) as sock, sock.makefile("rb") as file:
@@ -530,12 +532,12 @@ def test_a_header_with_an_underscore_does_not_pass_for_the_one_with_hyphens(url)
     with raw(
         url, request.replace(b"\r\n\r\n", b"\r\nX_Authorization: Bearer sandbox\r\n\r\n")
     ) as sock:
-        assert read_answer(sock)[0] == 401
+        assert read_response(sock)[0] == 401
     request = head(
         "sandbox", f"Content-Length: {len(BODY)}", "Content_Length: 2", "Content_Type: a/b"
     )
     with raw(url, request + BODY) as sock:
-        assert read_answer(sock)[0] == 200
+        assert read_response(sock)[0] == 200
 
 
 @pytest.mark.parametrize("host", ["", "a b", "[::1", "{}", "\xff", "a" * 3000, "x:notaport"])
@@ -543,9 +545,9 @@ def test_an_odd_host_header_is_not_our_failure(url, host):
     request = head("sandbox", f"Content-Length: {len(BODY)}") + BODY
     request = request.replace(b"Host: localhost", b"Host: " + host.encode("latin-1"))
     with raw(url, request) as sock:
-        status, answer = read_answer(sock)
+        status, response = read_response(sock)
         assert status in (200, 400, 403)
-        assert status == 200 or answer["error"] == answer["message"]
+        assert status == 200 or response["error"] == response["message"]
 
 
 @pytest.mark.parametrize("field", ["Host: a..b", "Upgrade: websocket", "Upgrade: foo"])
@@ -553,7 +555,7 @@ def test_host_and_upgrade_are_no_matter_to_a_deployment(shared_server, field):
     fields = [f"Content-Length: {len(BODY)}", "Connection: Upgrade", field]
     request = head(TOKEN, *fields).replace(b"Host: localhost\r\n", b"", "Host" in field)
     with raw(shared_server.url, request + BODY) as sock:
-        assert read_answer(sock)[0] == 200
+        assert read_response(sock)[0] == 200
 
 
 def test_head_has_no_body(url):
@@ -614,9 +616,9 @@ def test_a_line_a_request_time_method_path_status_milliseconds_token_and_address
         TOKEN: r"200 \d+\.\dms QYVO_TOKEN 127\.0\.0\.1",
         "wrong": r"401 \d+\.\dms - 127\.0\.0\.1",
     }.items():
-        answer = post(server.url, {"phone": PHONE}, token)
+        response = post(server.url, {"phone": PHONE}, token)
         line = log_line(server, f"ms {expected.split()[-2]} ").rstrip("\n")
-        assert re.fullmatch(rf"{STAMP} POST {UPDATE} {expected}", line), (answer, line)
+        assert re.fullmatch(rf"{STAMP} POST {UPDATE} {expected}", line), (response, line)
     assert server.log().count("\n") == 3
 
 
@@ -636,7 +638,7 @@ def test_the_log_never_holds_a_token_a_body_or_a_phone_number(server):
                 headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
                 for body in (json.dumps(private), '{"phone": "+14155550123", "name": "Zaphod"'):
                     http.request("POST", path, body, headers)
-                    answer_of(http.getresponse())
+                    json_response(http.getresponse())
     for sent in GARBAGE.values():
         with raw(server.url, sent.replace(b"sandbox", secret.encode())) as sock:
             sock.recv(65536)

@@ -130,7 +130,7 @@ def test_what_was_written_is_there_after_a_restart(make_app):
 
 def newer(path):
     with opened(path) as store:
-        store.open()
+        store.check_writable()
     execute(path, "PRAGMA user_version = 1000")
 
 
@@ -144,12 +144,12 @@ def versioned(path):
 
 def sandboxs(path):
     with opened(path, application_id=0x51797362) as store:
-        store.open()
+        store.check_writable()
 
 
 def deployments(path):
     with opened(path) as store:
-        store.open()
+        store.check_writable()
 
 
 def text(path):
@@ -204,7 +204,7 @@ def test_a_folder_that_is_missing_is_said_in_one_line(tmp_path):
 def test_an_empty_file_becomes_a_database(tmp_path):
     (tmp_path / "empty.db").touch()
     with opened(tmp_path / "empty.db") as store:
-        store.open_workspace(DEFAULT_WORKSPACE, [ROMAIN])
+        store.get_or_create_workspace(DEFAULT_WORKSPACE, [ROMAIN])
     assert contacts_in(tmp_path / "empty.db")[0]["phone"] == PHONE
 
 
@@ -213,7 +213,7 @@ def test_an_empty_file_becomes_a_database(tmp_path):
 )
 def test_a_path_may_hold_any_character(tmp_path, name):
     with opened(tmp_path / name) as store:
-        store.open_workspace(DEFAULT_WORKSPACE, [ROMAIN])
+        store.get_or_create_workspace(DEFAULT_WORKSPACE, [ROMAIN])
     assert contacts_in(tmp_path / name)[0]["phone"] == PHONE
 
 
@@ -231,7 +231,7 @@ WRITER = f"""
 import sys
 from store import Store
 store = Store(sys.argv[1])
-workspace = store.open_workspace("{DEFAULT_WORKSPACE}")
+workspace = store.get_or_create_workspace("{DEFAULT_WORKSPACE}")
 print("ready", flush=True)
 sys.stdin.readline()
 for n in range(int(sys.argv[3])):
@@ -245,8 +245,8 @@ from store import Store
 for line in sys.stdin:
     store = Store(line.strip())
     try:
-        store.open()
-        print(store.open_workspace("default", [{"phone": "+14155550123"}]), flush=True)
+        store.check_writable()
+        print(store.get_or_create_workspace("default", [{"phone": "+14155550123"}]), flush=True)
     except Exception as error:
         print(repr(error), flush=True)
     store.close()
@@ -280,7 +280,7 @@ def keys(*writers, calls):
 
 def test_several_threads_hammering_one_contact_lose_no_key(tmp_path):
     with opened(tmp_path / "contacts.db", synchronous="NORMAL") as store:
-        workspace = store.open_workspace(DEFAULT_WORKSPACE, [{"phone": PHONE}])
+        workspace = store.get_or_create_workspace(DEFAULT_WORKSPACE, [{"phone": PHONE}])
 
         def write(writer):
             for n in range(50):
@@ -294,7 +294,7 @@ def test_several_threads_hammering_one_contact_lose_no_key(tmp_path):
 def test_several_processes_hammering_one_contact_lose_no_key(tmp_path):
     path = tmp_path / "contacts.db"
     with opened(path) as store:
-        store.open_workspace(DEFAULT_WORKSPACE, [{"phone": PHONE}])
+        store.get_or_create_workspace(DEFAULT_WORKSPACE, [{"phone": PHONE}])
     with (
         python(WRITER, path, "a", 100) as a,
         python(WRITER, path, "b", 100) as b,
@@ -311,8 +311,8 @@ def test_several_processes_hammering_one_contact_lose_no_key(tmp_path):
 def test_a_server_and_another_process_hammering_one_contact_lose_no_key(server):
     def write(writer):
         for n in range(30):
-            answer = post(server.url, {"phone": PHONE, "metadata": {f"{writer}-{n}": n}})
-            assert answer.status_code == 200
+            response = post(server.url, {"phone": PHONE, "metadata": {f"{writer}-{n}": n}})
+            assert response.status_code == 200
 
     with python(WRITER, server.database, "process", 100) as process:
         assert process.stdout.readline() == "ready\n"

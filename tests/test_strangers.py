@@ -16,7 +16,6 @@ from conftest import (
     TOKEN,
     UPDATE,
     after,
-    answer_of,
     assert_refused,
     connection,
     contacts_in,
@@ -24,9 +23,10 @@ from conftest import (
     execute,
     flask,
     head,
+    json_response,
     post,
     raw,
-    read_answer,
+    read_response,
     serving,
 )
 
@@ -41,7 +41,7 @@ def everything(url, sent):
         return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
-# What an answer tells
+# What an response tells
 
 ANSWERED = {
     200: REQUEST,
@@ -97,25 +97,25 @@ def test_401_is_the_same_whatever_was_wrong_and_whatever_was_asked_for(server):
     revoked = flask("token", "create", "old", env=environment(server.database)).stdout.strip()
     assert post(server.url, {"phone": PHONE}, revoked).status_code == 200
     flask("token", "revoke", "old", env=environment(server.database))
-    answers = set()
+    responses = set()
     for token in ("wrong", TOKEN[:-1], TOKEN + "x", revoked, revoked.upper(), "'", "é"):
         for body in ({"phone": PHONE}, {"phone": "+14155550199"}, {}):
             with connection(server.url) as http:
                 authorization = f"Bearer {token}".encode()
                 http.request("POST", UPDATE, json.dumps(body), {"Authorization": authorization})
-                answer = http.getresponse()
-                told = {**answer.headers, "Date": None, "Connection": None}
-                answers.add((answer.status, frozenset(told.items()), answer.read()))
-    assert len(answers) == 1
-    assert answers.pop()[0] == 401
+                response = http.getresponse()
+                told = {**response.headers, "Date": None, "Connection": None}
+                responses.add((response.status, frozenset(told.items()), response.read()))
+    assert len(responses) == 1
+    assert responses.pop()[0] == 401
 
 
 def test_a_500_tells_neither_trace_nor_version_nor_path(server):
     assert post(server.url, {"phone": PHONE}).status_code == 200
     execute(server.database, "ALTER TABLE contact RENAME TO elsewhere")
-    answer = post(server.url, {"phone": PHONE})
-    assert_refused(answer, 500, "Server error")
-    assert answer.json == {"error": "Server error", "message": "Server error"}
+    response = post(server.url, {"phone": PHONE})
+    assert_refused(response, 500, "Server error")
+    assert response.json == {"error": "Server error", "message": "Server error"}
     assert "Traceback" in server.log()
     assert PHONE not in server.log()
 
@@ -162,7 +162,7 @@ def test_those_who_ask_for_much_at_once_keep_nobody_waiting(server):
         for _ in range(3):
             started = time.monotonic()
             http.request("GET", "/healthz")
-            assert answer_of(http.getresponse()).status_code == 200
+            assert json_response(http.getresponse()).status_code == 200
             assert time.monotonic() - started < 1.5
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         assert int(re.search(r"VmRSS:\s+(\d+)", status)[1]) < 100 * 1024
@@ -203,7 +203,7 @@ def test_1500_silent_connections_keep_nobody_out(server):
                 assert post(server.url, {"phone": PHONE}).status_code == 200
                 assert time.monotonic() - started < 10  # not the 30 s until idle ones are dropped
             slow.sendall(REQUEST[-9:])
-            assert read_answer(slow)[0] == 200
+            assert read_response(slow)[0] == 200
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert "Traceback" not in server.log()
@@ -219,11 +219,11 @@ def test_a_connection_too_many_is_closed_at_once(tmp_path):
     ):
         for _ in range(3):
             kept = stack.enter_context(raw(server.url, head(TOKEN, method="GET", path="/v1/me")))
-            assert read_answer(kept)[0] == 200
+            assert read_response(kept)[0] == 200
         with raw(server.url) as fourth:
             assert fourth.recv(1) == b""
         kept.sendall(head(TOKEN, method="GET", path="/v1/me"))
-        assert read_answer(kept)[0] == 200
+        assert read_response(kept)[0] == 200
 
 
 WITH_200_FILES = after("resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))")
@@ -270,14 +270,14 @@ def test_a_header_that_drips_in_is_dropped_and_who_sends_slowly_or_now_and_then_
             sent += 1
             now_and_then.request("GET", "/v1/me", headers={"Authorization": f"Bearer {TOKEN}"})
             port = now_and_then.sock.getsockname()[1]
-            assert answer_of(now_and_then.getresponse()).status_code == 200
+            assert json_response(now_and_then.getresponse()).status_code == 200
             assert now_and_then.sock.getsockname()[1] == port
             time.sleep(0.25)
         assert is_closed(dripping)
         assert is_closed(silent)
         slow.setblocking(True)
         slow.sendall(b"{}".rjust(500 - sent))
-        assert read_answer(slow)[0] == 422
+        assert read_response(slow)[0] == 422
 
 
 def test_a_body_without_progress_is_a_400_and_its_connection_is_closed(server):
@@ -287,8 +287,8 @@ def test_a_body_without_progress_is_a_400_and_its_connection_is_closed(server):
         serving(server.database.parent, python=PATIENT_FOR_2_S, QYVO_TOKEN=TOKEN) as patient,
         raw(patient.url, REQUEST[:-9]) as stalled,
     ):
-        status, answer = read_answer(stalled)
-        assert (status, answer["error"]) == (400, answer["message"])
+        status, response = read_response(stalled)
+        assert (status, response["error"]) == (400, response["message"])
         assert stalled.recv(1) == b""
     assert contacts_in(server.database) == before
 
@@ -296,7 +296,7 @@ def test_a_body_without_progress_is_a_400_and_its_connection_is_closed(server):
 def test_a_refused_request_whose_body_stalls_is_closed_at_once(shared_server):
     for length in (50, 900_000):
         with raw(shared_server.url, head("wrong", f"Content-Length: {length}") + b" " * 20) as sock:
-            assert read_answer(sock)[0] == 401
+            assert read_response(sock)[0] == 401
             assert sock.recv(1) == b""
 
 
@@ -320,5 +320,5 @@ def test_a_body_that_is_cut_off_is_no_500_at_a_path_that_does_not_exist_either(t
         serving(tmp_path, "--sandbox", python=PATIENT_FOR_2_S) as server,
         raw(server.url, head("sandbox", "Content-Length: 50", path="/v1/nothing")) as stalled,
     ):
-        assert read_answer(stalled)[0] == 404
+        assert read_response(stalled)[0] == 404
         assert "Traceback" not in server.log()

@@ -71,7 +71,7 @@ def test_list_shows_name_workspace_and_time_of_creation(token):
 def test_a_token_is_for_one_workspace(app, client, token):
     secret = token("create", "shop", "--workspace", "shop").strip()
     assert_refused(caller(client, secret)({"phone": PHONE}), 404, "Contact not found")
-    app.extensions["store"].open_workspace("other", [ROMAIN])
+    app.extensions["store"].get_or_create_workspace("other", [ROMAIN])
     secret = token("create", "other", "--workspace", "other").strip()
     assert caller(client, secret)({"phone": PHONE}).status_code == 200
 

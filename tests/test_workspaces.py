@@ -78,7 +78,7 @@ def test_a_contact_of_another_workspace_is_a_404_by_id(mine, theirs, stored):
 def test_a_contact_of_another_workspace_is_a_404_by_phone(make_app):
     app = make_app()
     store = app.extensions["store"]
-    store.open_workspace("theirs", [{"phone": "+33639980101"}])
+    store.get_or_create_workspace("theirs", [{"phone": "+33639980101"}])
     theirs = caller(app.test_client(), store.create_token("theirs", "theirs"))
     mine = caller(app.test_client(), store.create_token("mine", "mine"))
     assert theirs({"phone": "+33639980101"}).status_code == 200

@@ -1,0 +1,80 @@
+"""Reads a JSON request, and makes a JSON response."""
+
+from functools import wraps
+from typing import Any
+
+from flask import Flask, Response, current_app, request
+from flask.json.provider import DefaultJSONProvider
+from marshmallow import Schema
+from werkzeug import exceptions as http
+
+import schemas
+
+BODY_LIMIT = 1024 * 1024
+
+
+class ContactJSON(DefaultJSONProvider):
+    """Compact JSON as UTF-8 text, in the order that the schemas give it."""
+
+    def response(self, value: Any) -> Response:
+        """Lone surrogates, which a client's field may be named by, are escaped."""
+        body = (schemas.compact_json(value) + "\n").encode(errors="backslashreplace")
+        return Response(body, content_type="application/json")
+
+
+def init_app(app: Flask):
+    """Let what a view returns become JSON, and bound what a request may send."""
+    app.json = ContactJSON(app)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT + 1  # where a longer body is cut off
+
+
+def read_json() -> Any:
+    """Return the JSON value in the request's body. Raises what leads to a 4xx."""
+    current = request._get_current_object()
+    length = current.content_length or 0
+    if length > BODY_LIMIT:
+        raise http.RequestEntityTooLarge
+    if not current.is_json:
+        raise http.UnsupportedMediaType
+    body = current.get_data()
+    if len(body) > BODY_LIMIT:
+        raise http.RequestEntityTooLarge
+    if len(body) < length:
+        raise http.ClientDisconnected
+    schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
+    return schemas.parse_json(body)
+
+
+def no_content() -> Response:
+    """Return a 204, which has no body and so no type of one."""
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
+
+
+def accepts(schema: schemas.Body):
+    """Call the view with what the schema reads from the request's body, as keyword arguments."""
+
+    def decorate(view):
+        @wraps(view)
+        def wrapper():
+            return view(**schema.load(read_json()))
+
+        wrapper.accepts = schema
+        return wrapper
+
+    return decorate
+
+
+def returns(schema: Schema, status: int = 200):
+    """Respond with the view's contact in the shape of the schema."""
+
+    def decorate(view):
+        @wraps(view)
+        def wrapper(**kwargs):
+            return schema.dump(view(**kwargs)), status
+
+        wrapper.returns = schema, status
+        return wrapper
+
+    return decorate

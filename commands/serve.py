@@ -1,0 +1,239 @@
+"""The server: waitress with its limits, from the first line on the terminal to the stop."""
+
+import ipaddress
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import click
+import waitress
+from flask import Flask
+
+import schemas
+from app import create_app
+from commands import files
+from commands.base import Command, notify, printable, program
+from settings import read_settings, unknown_settings
+
+BODY_BYTES = 2 * 1024 * 1024  # beyond them waitress refuses; between 1 and 2 MiB, the application
+HEADER_BYTES = 64 * 1024
+CONNECTIONS = 1000
+OTHER_FILES = 256  # the database's, among others
+STOP_SECONDS = 8  # Docker kills after 10
+
+CURL_EXAMPLE = """\
+curl -X POST {url}/api/v1/actions/update-contact \\
+  -H "Authorization: Bearer sandbox" \\
+  -H "Content-Type: application/json" \\
+  -d '{{"phone": "{phone}", "metadata": {{"lifetime_value": 9120.00}}}}'"""
+
+OPEN_SANDBOX = (
+    "Warning: anyone who can reach this port can read and change everything in the sandbox."
+)
+NO_TLS = (
+    "Warning: other machines can reach this without TLS, so tokens and contacts can be read on the"
+    " way. Put a proxy with TLS in front, and name its address in CONTACTS_TRUSTED_PROXY."
+)
+
+
+@click.command(cls=Command)
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--sandbox", is_flag=True, help="Sample contacts and the token 'sandbox'.")
+@click.option(
+    "--allow-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Let the sandbox respond to this name beside loopback's. May be repeated.",
+)
+@click.option("--stop-with-stdin", is_flag=True, help="Stop the sandbox when standard input ends.")
+@click.option(
+    "--temporary", is_flag=True, help="Delete the sandbox's database, and its folder, at the end."
+)
+@click.option(
+    "--contacts",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Start every workspace of the sandbox with those of this file, a .csv or .jsonl.",
+)
+@click.pass_context
+def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, contacts):
+    """Serve the API until SIGTERM or Ctrl-C."""
+    if (hosts or stop_with_stdin or temporary or contacts) and not sandbox:
+        raise click.UsageError(
+            "--allow-host, --stop-with-stdin, --temporary and --contacts need --sandbox."
+        )
+    if temporary and os.environ.get("CONTACTS_DATABASE"):
+        raise click.UsageError("--temporary and CONTACTS_DATABASE exclude each other.")
+    # Until the server runs: process 1 of a container would not end, a folder would stay.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    environment = dict(os.environ)
+    if temporary:
+        folder = context.with_resource(TemporaryDirectory(prefix="qyvo-standin-"))
+        environment["CONTACTS_DATABASE"] = str(Path(folder, "sandbox.db"))
+    if stop_with_stdin:
+        threading.Thread(target=terminate_after_stdin, daemon=True).start()
+    for name in unknown_settings(environment):  # a cluster may set CONTACTS_PORT
+        click.echo(f"Warning: {name} is not a setting, and is ignored.", err=True)
+    settings = read_settings(environment, sandbox=sandbox)
+    listeners = listen(host, port)
+    for listener in listeners:
+        context.call_on_close(listener.close)
+    address, port = listeners[0].getsockname()[:2]
+    beyond_loopback = not ipaddress.ip_address(address).is_loopback
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    stand_in = None
+    if sandbox:
+        from sandbox import Sandbox  # which a deployment never loads
+
+        start = read_contacts(contacts, settings["CONTACTS_DEFAULT_REGION"]) if contacts else None
+        names = [name.lower() for name in hosts]
+        stand_in = Sandbox(start, loopback_only=not beyond_loopback, allowed_hosts=names)
+    app = create_app(settings, sandbox=stand_in, access_log=sys.stderr)
+    store = app.extensions["store"]
+    store.check_writable()
+    if sandbox:
+        context.call_on_close(store.lock().close)
+    # An address that stands for all of them is none that every client can connect to.
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    server = make_server(
+        app,
+        listeners,
+        threads=settings["CONTACTS_THREADS"],
+        idle_seconds=130 if sandbox else 30,
+    )
+    stop_on_signals(stand_in, before_exit=context.close)
+    if beyond_loopback and sandbox:
+        click.echo(OPEN_SANDBOX, err=True)
+    elif beyond_loopback and not settings["CONTACTS_TRUSTED_PROXY"]:
+        click.echo(NO_TLS, err=True)
+    lines = [f"Serving on {url}"]
+    if sandbox:
+        whose = f"the contacts of {contacts}" if contacts else "sample contacts, no real ones"
+        lines += [f"Sandbox: {whose}. Try it:", ""]
+        lines += [CURL_EXAMPLE.format(url=url, phone=stand_in.contacts[0]["phone"]), ""]
+        lines += [f"Watch requests arrive, and inject faults: {url}/"]
+    elif not store.list_tokens() and not settings["QYVO_TOKEN"]:
+        hint = f"Make one: {program()} token create NAME"
+        lines += [f"No token yet, so every request gets a 401. {hint}"]
+    with suppress(OSError):  # the reader may have had enough after the first line
+        click.echo("\n".join(lines))
+    server.run()
+    store.close()
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen there. Raises click.ClickException if the address can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return [socket.create_server((host, port), family=family)]
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise click.ClickException(
+            f"Can't listen on {host}:{port}: {reason}. Choose another port with --port."
+        ) from error
+
+
+def make_server(app: Flask, listeners: list[socket.socket], *, threads: int, idle_seconds: int):
+    """Return waitress, which serves that many requests at once, until it is stopped.
+
+    A connection is closed once it has been idle for `idle_seconds`.
+    """
+    # It prints what a client sent, which may be a secret.
+    logging.getLogger("waitress").setLevel(logging.CRITICAL)
+    return waitress.create_server(
+        app,
+        sockets=listeners,
+        threads=threads,
+        ident="qyvo-standin",
+        channel_timeout=idle_seconds,
+        cleanup_interval=min(30, idle_seconds),
+        connection_limit=allowed_connections(),
+        max_request_header_size=HEADER_BYTES,
+        max_request_body_size=BODY_BYTES,
+        asyncore_use_poll=hasattr(select, "poll"),
+        clear_untrusted_proxy_headers=False,  # the application knows whom it trusts
+        log_socket_errors=False,
+    )
+
+
+def allowed_connections() -> int:
+    """Return how many connections the limit on open files allows, once raised if it may be."""
+    try:
+        import resource
+    except ImportError:  # as on Windows, which knows no such limit
+        return CONNECTIONS
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_FILES
+    if 0 <= limit < wanted:  # RLIM_INFINITY is below
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return min(CONNECTIONS, max(limit - OTHER_FILES, limit // 2))
+
+
+def stop_on_signals(sandbox, before_exit):
+    """End the server at SIGTERM or Ctrl-C, and the process STOP_SECONDS later at the latest.
+
+    The requests of a sandbox that wait on purpose are ended first. waitress gives those that run
+    5 seconds. If the process must be ended, `before_exit` is called before.
+    """
+
+    def end():
+        try:
+            before_exit()
+        finally:
+            os._exit(0)
+
+    def stop(number, frame):
+        for each in signals:  # the same one again does not wait
+            signal.signal(each, signal.SIG_DFL if each == number else signal.SIG_IGN)
+        timer = threading.Timer(STOP_SECONDS, end)
+        timer.daemon = True
+        timer.start()
+        if sandbox:
+            sandbox.stop()
+        sys.exit()
+
+    signals = signal.SIGTERM, signal.SIGINT
+    for number in signals:
+        signal.signal(number, stop)
+
+
+def read_contacts(file: Path, region: str | None) -> list[dict[str, Any]]:
+    """Return the contacts of a file, each of which must be sound. Raises click.ClickException."""
+    from sandbox.endpoints import find_repeated  # which a deployment never loads
+
+    schemas.default_region.set(region)
+    with files.opened(file, "utf-8") as text:
+        reader = files.format_of(file)(text, {}, False)
+        notify(reader)
+        rows = list(reader)
+    if not rows:
+        raise click.ClickException(f"{file}: there are no contacts in it.")
+    refused = next((row for row in rows if row.refusal), None)
+    if refused:
+        raise click.ClickException(f"{file}: line {refused.line}: {printable(refused.refusal)}")
+    contacts = [row.contact for row in rows]
+    for position, field, earlier in find_repeated(contacts):
+        line, other = rows[position].line, rows[earlier].line
+        raise click.ClickException(f"{file}: line {line}: {field}: Line {other} has it.")
+    return contacts
+
+
+def terminate_after_stdin():
+    """Send this process SIGTERM when its standard input ends, unless it is stopping already."""
+    with suppress(OSError):
+        while os.read(0, 65536):  # sys.stdin has a lock, which would be held at the end
+            pass
+    # The first signal sets one of these.
+    if signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN):
+        os.kill(os.getpid(), signal.SIGTERM)
