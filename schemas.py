@@ -23,7 +23,7 @@ NESTING_LIMIT = 512
 METADATA_LIMIT = 64 * 1024  # of what is sent; the store has the same limit for what is merged
 MAX_UNKNOWN = 20
 MAX_TAGS = 100
-SOURCES = ["api", "csv_import", "manual"]
+SOURCES = ["manual", "csv_import", "shopify", "woocommerce", "widget", "zapier", "api"]
 
 # The ISO 3166 country in which a phone number without a leading + is dialled; None refuses it.
 default_region: ContextVar[str | None] = ContextVar("default_region", default=None)
@@ -35,6 +35,7 @@ _PHONE = re.compile(rf"(?:tel:)?[\s(]*([+\uff0b]?){_BETWEEN}*\d(?:\d|{_BETWEEN})
 # The same for JSON Schema, in ASCII digits: no number has fewer or more of them.
 PHONE_PATTERN = rf"^\s*([Tt][Ee][Ll]:)?[\s(]*[+\uff0b]{_BETWEEN}*([0-9]{_BETWEEN}*){{4,18}}$"
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # by SQLite or in UTF-8
+_LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
@@ -231,8 +232,17 @@ class TagsInFile(TagList):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
+class Locale(Text):
+    """A language and, where it matters, its country."""
+
+    def parse(self, text):
+        if not _LOCALE.fullmatch(text):
+            raise ValidationError("Must be a locale such as fr or pt-BR.")
+        return text
+
+
 class Moment(fields.AwareDateTime):
-    """A time with its offset from UTC, to the microsecond."""
+    """A time with its offset from UTC, to the microsecond. `clearable` reads "" as None."""
 
     default_error_messages = {
         "invalid": "Must be a time such as 2026-05-07T08:14:23.123456+00:00.",
@@ -240,7 +250,13 @@ class Moment(fields.AwareDateTime):
         "null": "May not be null: leave it out instead.",
     }
 
+    def __init__(self, *, clearable: bool = False, **kwargs):
+        super().__init__(format="iso", **kwargs)
+        self.clearable = clearable
+
     def _deserialize(self, value, attr, data, **kwargs):
+        if self.clearable and value == "":
+            return None
         try:
             return super()._deserialize(value, attr, data, **kwargs).astimezone(UTC)
         except OverflowError as error:
@@ -312,14 +328,31 @@ class CreateContact(ContactFields):
     phone = PhoneNumber(required=True)
 
 
-class ImportedContact(CreateContact):
-    """A contact of a file: create-contact's body, and what else an export holds."""
+class FurtherFields(Body):
+    """What get-contact returns and no request of the API writes. `""` and null clear."""
+
+    source = fields.String(
+        validate=validate.OneOf(SOURCES, error=f"Must be one of {', '.join(SOURCES)}.")
+    )
+    locale = Locale(clearable=True, allow_none=True)
+    opted_in_at = Moment(clearable=True, allow_none=True)
+    opted_out_at = Moment(clearable=True, allow_none=True)
+    last_message_at = Moment(clearable=True, allow_none=True)
+    total_messages = fields.Integer(strict=True, validate=validate.Range(0, 10**9))
+
+
+class StoredContact(FurtherFields, CreateContact):
+    """A contact as a sandbox starts with it: create-contact's body, an id, the further fields."""
+
+    id = ContactId()
+
+
+class ImportedContact(StoredContact):
+    """A contact of a file: that, and what else an export holds."""
 
     tags = TagsInFile()
-    id = ContactId()
-    source = fields.String(validate=validate.OneOf(SOURCES))
-    created_at = Moment(format="iso")
-    updated_at = Moment(format="iso")
+    created_at = Moment()
+    updated_at = Moment()
 
 
 class GetContact(Body):
@@ -349,33 +382,29 @@ class TagContact(ContactReference):
 class ResponseSchema(Schema):
     """A response, with its keys in their order."""
 
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self._defaults = {name: field.dump_default for name, field in self.dump_fields.items()}
-
     def dump(self, obj: Any, *, many: bool | None = None) -> Any:
         """Pick the values, which are ready for JSON, instead of serializing each by its field."""
         if self.many if many is None else many:
             return [self.dump(each, many=False) for each in obj]
-        return {name: obj.get(name, default) for name, default in self._defaults.items()}
+        return {name: obj[name] for name in self.dump_fields}
 
 
-# What responses show of a contact. This service sends no messages: fields about them are empty.
+# What responses show of a contact.
 _OF_A_CONTACT = {
     "id": fields.UUID(),
     "phone": fields.String(),
     "name": fields.String(allow_none=True),
     "email": fields.String(allow_none=True),
     "source": fields.String(validate=validate.OneOf(SOURCES)),
-    "locale": fields.String(allow_none=True, dump_default=None),
+    "locale": fields.String(allow_none=True),
     "metadata": fields.Dict(),
     "tags": fields.List(fields.String()),
     "tag_added": fields.String(),
     "tag_removed": fields.String(),
-    "opted_in_at": fields.AwareDateTime(format="iso", allow_none=True, dump_default=None),
-    "opted_out_at": fields.AwareDateTime(format="iso", allow_none=True, dump_default=None),
-    "last_message_at": fields.AwareDateTime(format="iso", allow_none=True, dump_default=None),
-    "total_messages": fields.Integer(dump_default=0),
+    "opted_in_at": fields.AwareDateTime(format="iso", allow_none=True),
+    "opted_out_at": fields.AwareDateTime(format="iso", allow_none=True),
+    "last_message_at": fields.AwareDateTime(format="iso", allow_none=True),
+    "total_messages": fields.Integer(),
     "created_at": fields.AwareDateTime(format="iso"),
     "updated_at": fields.AwareDateTime(format="iso"),
 }

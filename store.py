@@ -50,8 +50,6 @@ MIGRATIONS = [
             created_at INTEGER NOT NULL
         ) STRICT
         """,
-        # `folded` is name and email as a search compares them. metadata is last, since a row is
-        # read only as far as the last column that is asked for.
         """CREATE TABLE contact (
             number INTEGER PRIMARY KEY,
             workspace_id INTEGER NOT NULL REFERENCES workspace (id) ON DELETE CASCADE,
@@ -69,9 +67,44 @@ MIGRATIONS = [
             UNIQUE (workspace_id, id)
         ) STRICT
         """,
+    ],
+    [
+        # SQLite can't change a CHECK: the rows go into a new table, in one transaction.
+        # `folded` is name and email as a search compares them. metadata is last, since a row is
+        # read only as far as the last column that is asked for.
+        """CREATE TABLE contact_5 (
+            number INTEGER PRIMARY KEY,
+            workspace_id INTEGER NOT NULL REFERENCES workspace (id) ON DELETE CASCADE,
+            id TEXT NOT NULL,
+            phone TEXT NOT NULL,
+            name TEXT,
+            email TEXT,
+            folded TEXT NOT NULL,
+            source TEXT NOT NULL CHECK (source IN ('manual', 'csv_import', 'shopify',
+                'woocommerce', 'widget', 'zapier', 'api')),
+            locale TEXT,
+            opted_in_at INTEGER,
+            opted_out_at INTEGER,
+            last_message_at INTEGER,
+            total_messages INTEGER NOT NULL DEFAULT 0,
+            created_at INTEGER NOT NULL,
+            updated_at INTEGER NOT NULL,
+            tags TEXT NOT NULL CHECK (json_valid(tags) AND json_type(tags) = 'array'),
+            metadata TEXT NOT NULL CHECK (json_valid(metadata) AND json_type(metadata) = 'object'),
+            UNIQUE (workspace_id, phone),
+            UNIQUE (workspace_id, id)
+        ) STRICT
+        """,
+        """INSERT INTO contact_5 (number, workspace_id, id, phone, name, email, folded, source,
+                created_at, updated_at, tags, metadata)
+            SELECT number, workspace_id, id, phone, name, email, folded, source,
+                created_at, updated_at, tags, metadata FROM contact ORDER BY number
+        """,
+        "DROP TABLE contact",
+        "ALTER TABLE contact_5 RENAME TO contact",
         # Holds all that a search compares, so that it reads only the rows that it returns.
-        """CREATE INDEX contact_by_recency
-            ON contact (workspace_id, updated_at, number, folded, phone, tags)
+        """CREATE INDEX contact_by_recency ON contact
+            (workspace_id, last_message_at, updated_at, number, folded, phone, tags)
         """,
         """CREATE INDEX contact_by_email ON contact (workspace_id, email COLLATE NOCASE, updated_at)
             WHERE email IS NOT NULL
@@ -177,7 +210,7 @@ class Store:
             " AS tokens, (SELECT max(updated_at) FROM contact WHERE workspace_id ="
             " workspace.id) AS updated_at FROM workspace ORDER BY id"
         )
-        return [{**r, "updated_at": r["updated_at"] and _time(r["updated_at"])} for r in rows]
+        return [{**row, "updated_at": _time(row["updated_at"])} for row in rows]
 
     def workspace(self, workspace_id: int) -> dict[str, str]:
         """Return the workspace's `id`, a UUID, and its `name`. Raises WorkspaceNotFound."""
@@ -225,7 +258,7 @@ class Store:
     def create_contact(self, workspace_id: int, *, phone: str, **fields: Any) -> Values:
         """Insert a contact, or update the one that has the phone. Raises Refused."""
         with self._transaction() as db:
-            return _summary(_save(db, workspace_id, {"phone": phone, **fields}, phone=phone))
+            return _summary(_save(db, workspace_id, {"phone": phone, **fields}, {}, phone=phone))
 
     def update_contact(
         self, workspace_id: int, *, contact_id: str = "", phone: str = "", **changes: Any
@@ -237,16 +270,18 @@ class Store:
         Raises ContactNotFound and Refused.
         """
         with self._transaction() as db:
-            return _summary(_save(db, workspace_id, changes, contact_id=contact_id, phone=phone))
+            row = _find(db, workspace_id, contact_id=contact_id, phone=phone)
+            return _summary(_update(db, row, changes))
 
     def put_contact(self, workspace_id: int, contact_id: str, **fields: Any) -> Values:
-        """Write the given fields, `phone` among them; create a contact if none has that id.
+        """Write any of the fields that get_contact returns, but for the times of the row itself.
 
-        Raises ContactNotFound where one can't be created without a phone, and Refused.
+        Creates a contact if none has that id. Raises ContactNotFound where one can't be created
+        without a phone, and Refused.
         """
-        fields |= {"id": contact_id, "source": "manual"}  # which count for a new contact alone
+        new = {"id": contact_id, "source": "manual"}
         with self._transaction() as db:
-            return _contact(_save(db, workspace_id, fields, contact_id=contact_id))
+            return _contact(_save(db, workspace_id, fields, new, contact_id=contact_id))
 
     def change_tags(
         self, workspace_id: int, change: Callable[[list[str]], list[str]], **reference: str
@@ -274,7 +309,9 @@ class Store:
     def search_contacts(
         self, workspace_id: int, *, query: str = "", tag: str = "", email: str = ""
     ) -> list[Values]:
-        """Return at most SEARCH_LIMIT contacts that meet every filter, last updated first.
+        """Return at most SEARCH_LIMIT contacts that meet every filter.
+
+        They are ordered by last message, then by last update, both newest first.
 
         `query` is a part of the name, the email or the phone, in any case and spelling; `tag` and
         `email` are compared whole, `email` in any case. An empty string is no filter.
@@ -297,7 +334,7 @@ class Store:
     def replace_contacts(self, workspace_id: int, contacts: Iterable[Values]):
         """Delete the workspace's contacts and insert these, all or nothing.
 
-        A contact is what create_contact takes and may have an `id`; phones and ids are distinct.
+        A contact is what put_contact accepts and may have an `id`; phones and ids are distinct.
         Raises Refused.
         """
         rows = [_new_row(contact) for contact in contacts]  # so that others wait less
@@ -306,7 +343,7 @@ class Store:
             _insert(db, workspace_id, rows)
 
     def import_contacts(self, workspace_id: int, contacts: list[Values]) -> dict[int, Refused]:
-        """Upsert each as create_contact does, in one transaction; return refusals by position.
+        """Upsert each by its phone, in one transaction; return refusals by position.
 
         A contact that is new keeps `id`, `source`, `created_at` and `updated_at` when they are
         given; of one that exists they are left alone.
@@ -316,8 +353,10 @@ class Store:
             for position, contact in enumerate(contacts):
                 try:
                     _refuse_taken_id(db, workspace_id, contact)
-                    fields = {"source": "csv_import", **contact}
-                    _save(db, workspace_id, fields, phone=contact["phone"])
+                    new = {"source": "csv_import"}
+                    new |= {column: contact[column] for column in _OF_THE_ROW if column in contact}
+                    fields = {name: contact[name] for name in contact if name not in _OF_THE_ROW}
+                    _save(db, workspace_id, fields, new, phone=contact["phone"])
                 except Refused as error:
                     refused[position] = error
         return refused
@@ -327,9 +366,7 @@ class Store:
         query = "SELECT * FROM contact WHERE workspace_id = ? ORDER BY number"
         with self._connection() as db:
             for row in db.execute(query, (workspace_id,)):
-                times = {
-                    c: _EPOCH + timedelta(microseconds=row[c]) for c in ("created_at", "updated_at")
-                }
+                times = {c: _EPOCH + timedelta(microseconds=row[c]) for c in _TIMES if row[c]}
                 yield _contact(row) | times
 
     # The file
@@ -472,8 +509,8 @@ class Store:
             if not os.access(self.path, os.W_OK):  # SQLite would notice at the first write only
                 raise self._unusable("the file is read-only.")
             db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
-            self._migrate(db)
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
+            self._migrate(db)
             db.execute("PRAGMA foreign_keys = ON")
             self._opened = self._opened or identity
             self._refuse_another_file()
@@ -589,14 +626,19 @@ def _find(db: sqlite3.Connection, workspace_id: int, **reference: str) -> Values
     return dict(row)
 
 
-def _save(db: sqlite3.Connection, workspace_id: int, fields: Values, **reference: str) -> Values:
-    """Update the contact with that reference or, if there is none and a phone, insert it."""
+def _save(
+    db: sqlite3.Connection, workspace_id: int, fields: Values, new: Values, **reference: str
+) -> Values:
+    """Update the contact with that reference or, if there is none and a phone, insert it.
+
+    `new` are fields that count for a contact that is inserted.
+    """
     try:
         row = _find(db, workspace_id, **reference)
     except ContactNotFound:
         if "phone" not in fields:
             raise
-        row = _new_row(fields)
+        row = _new_row({**new, **fields})
         _insert(db, workspace_id, [row])
         return row
     return _update(db, row, fields)
@@ -609,12 +651,7 @@ def _refuse_taken_id(db: sqlite3.Connection, workspace_id: int, contact: Values)
 
 
 def _insert(db: sqlite3.Connection, workspace_id: int, rows: Iterable[Values]):
-    db.executemany(
-        "INSERT INTO contact (workspace_id, id, phone, name, email, folded, tags, metadata, source,"
-        " created_at, updated_at) VALUES (:workspace_id, :id, :phone, :name, :email, :folded,"
-        " :tags, :metadata, :source, :created_at, :updated_at)",
-        ({**row, "workspace_id": workspace_id} for row in rows),
-    )
+    db.executemany(_INSERT, ({**row, "workspace_id": workspace_id} for row in rows))
 
 
 def _update(db: sqlite3.Connection, row: Values, fields: Values) -> Values:
@@ -632,23 +669,35 @@ def _update(db: sqlite3.Connection, row: Values, fields: Values) -> Values:
 # Rows
 
 
+_BLANK_ROW = {
+    "id": "",
+    "phone": "",
+    "name": None,
+    "email": None,
+    "folded": "",
+    "source": "api",
+    "locale": None,
+    "opted_in_at": None,
+    "opted_out_at": None,
+    "last_message_at": None,
+    "total_messages": 0,
+    "created_at": 0,
+    "updated_at": 0,
+    "tags": "[]",
+    "metadata": "{}",
+}
+_INSERT = "INSERT INTO contact (workspace_id, {}) VALUES (:workspace_id, {})".format(  # noqa: S608
+    ", ".join(_BLANK_ROW), ", ".join(f":{column}" for column in _BLANK_ROW)
+)
+_TIMES = ("opted_in_at", "opted_out_at", "last_message_at", "created_at", "updated_at")
+_OF_THE_ROW = ("id", "source", "created_at", "updated_at")  # which no import changes
+
+
 def _new_row(fields: Values) -> Values:
     """Return the row of a new contact with these fields, complete but for its workspace."""
     now = _now()
-    given = {c: _microseconds(fields[c]) for c in ("created_at", "updated_at") if c in fields}
-    blank = {
-        "id": fields.get("id") or _new_id(),
-        "name": None,
-        "email": None,
-        "folded": _folded({"name": None, "email": None}),
-        "source": fields.get("source", "api"),
-        "created_at": now,
-        "updated_at": now,
-        "tags": "[]",
-        "metadata": "{}",
-        **given,
-    }
-    return _changed(blank, fields)
+    row = _changed({**_BLANK_ROW, "created_at": now, "updated_at": now}, fields)
+    return {**row, "id": fields.get("id") or _new_id(), "folded": _folded(row)}
 
 
 def _new_id() -> str:
@@ -658,8 +707,11 @@ def _new_id() -> str:
 
 
 def _changed(row: Values, fields: Values) -> Values:
-    """Return the row with those fields that any request may change. Raises Refused."""
-    changed = {**row, **{c: fields[c] for c in ("phone", "name", "email") if c in fields}}
+    """Return the row with the fields. Raises Refused."""
+    changed = {**row, **fields}
+    for column in _TIMES:
+        if fields.get(column):
+            changed[column] = (fields[column] - _EPOCH) // timedelta(microseconds=1)
     if "tags" in fields:
         changed["tags"] = _as_json(fields["tags"])
     if "metadata" in fields:  # shallow: a key that is given replaces the stored value whole
@@ -679,7 +731,12 @@ def _summary(row: Values | sqlite3.Row) -> Values:
         "name": row["name"],
         "email": row["email"],
         "source": row["source"],
+        "locale": row["locale"],
         "tags": json.loads(row["tags"]),
+        "opted_in_at": _time(row["opted_in_at"]),
+        "opted_out_at": _time(row["opted_out_at"]),
+        "last_message_at": _time(row["last_message_at"]),
+        "total_messages": row["total_messages"],
         "created_at": _time(row["created_at"]),
         "updated_at": _time(row["updated_at"]),
     }
@@ -697,12 +754,11 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
-def _microseconds(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
-
-
-def _time(microseconds: int) -> datetime:
-    return datetime.fromtimestamp(microseconds // 1_000_000, UTC)
+def _time(microseconds: int | None) -> datetime | None:
+    """Return the time in whole seconds, as responses show it."""
+    if microseconds is None:
+        return None
+    return _EPOCH + timedelta(seconds=microseconds // 1_000_000)
 
 
 # Search
@@ -713,8 +769,8 @@ _PHONE_QUERY = re.compile(r"(?:tel:)?([\d\s().+\u2010-\u2015\u2212-]+)", re.IGNO
 
 # A walk of the index from the newest entry, which ends at the limit. The rows that it has found
 # are read afterwards, without their metadata.
-_SEARCH = """
-    SELECT id, phone, name, email, source, tags, created_at, updated_at
+_SEARCH = f"""
+    SELECT {", ".join(column for column in _BLANK_ROW if column != "metadata")}
     FROM contact NOT INDEXED
     WHERE number IN (
         SELECT number FROM contact INDEXED BY contact_by_recency
@@ -723,10 +779,10 @@ _SEARCH = """
             AND (:email = '' OR substr(folded, -length(:email)) = :email)
             AND (:tag = '' OR instr(tags, :tag_text)
                 AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
-        ORDER BY updated_at DESC, number DESC LIMIT :limit
+        ORDER BY last_message_at DESC, updated_at DESC, number DESC LIMIT :limit
     )
-    ORDER BY updated_at DESC, number DESC
-"""
+    ORDER BY last_message_at DESC, updated_at DESC, number DESC
+"""  # noqa: S608
 
 
 def _phone_part(query: str) -> str:

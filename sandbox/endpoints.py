@@ -15,16 +15,10 @@ from sandbox.workspaces import workspaces
 blueprint = Blueprint("sandbox", __name__, url_prefix="/sandbox")
 
 
-class ResetContact(schemas.CreateContact):
-    """An entry of a reset: the body of create-contact, and an `id` if the test wants to know it."""
-
-    id = schemas.ContactId()
-
-
 class Reset(schemas.Body):
     """The body of POST /sandbox/reset, which may be left out."""
 
-    contacts = fields.List(fields.Nested(ResetContact))
+    contacts = fields.List(fields.Nested(schemas.StoredContact))
 
     @validates_schema
     def check_distinct(self, data, **kwargs):
@@ -43,7 +37,7 @@ def find_repeated(contacts: Iterable[dict[str, Any]]) -> Iterator[tuple[int, str
                 yield position, field, earlier
 
 
-class EditContact(schemas.ContactFields):
+class EditContact(schemas.FurtherFields, schemas.ContactFields):
     """The body of PUT /sandbox/contacts/ID."""
 
     phone = schemas.PhoneNumber()

@@ -11,6 +11,7 @@ from uuid import uuid4
 from flask import Response, current_app, g, request
 from werkzeug.exceptions import Unauthorized
 
+import schemas
 from auth import is_of_the_api
 from sandbox.faults import Faults
 from sandbox.journal import Journal
@@ -18,7 +19,7 @@ from store import SANDBOX_WORKSPACE, Store
 
 # Numbers that regulators keep for fiction; the first contact is the documentation's own example.
 SAMPLE_CONTACTS = [
-    json.loads(line)
+    schemas.ImportedContact().load(json.loads(line))
     for line in Path(__file__).with_name("contacts.jsonl").read_text("utf-8").splitlines()
 ]
 PREFIX = f"{SANDBOX_WORKSPACE}-"
