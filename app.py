@@ -98,11 +98,16 @@ def init_log(app: Flask, file: TextIO | None):
 
 def client_address() -> str:
     """Return who holds the connection or, if that is the trusted proxy, whom the proxy names."""
-    peer = request.remote_addr or "-"
+    peer = plain_address(request.remote_addr or "-")
     if peer != str(current_app.config["CONTACTS_TRUSTED_PROXY"]):
         return peer
     forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    return forwarded if _ADDRESS.fullmatch(forwarded) else peer
+    return plain_address(forwarded) if _ADDRESS.fullmatch(forwarded) else peer
+
+
+def plain_address(address: str) -> str:
+    """Return the IPv4 address that a socket of both families writes as ::ffff:127.0.0.1."""
+    return address.removeprefix("::ffff:")
 
 
 _METHOD = re.compile(r"[A-Z]{1,16}")

@@ -15,6 +15,14 @@ from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from store import DEPLOYMENT_FILE, SANDBOX_FILE, Store
 
 
+class Address(fields.IP):
+    """An IP address. ::ffff:127.0.0.1 is the IPv4 address that it stands for."""
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        address = super()._deserialize(value, attr, data, **kwargs)
+        return getattr(address, "ipv4_mapped", None) or address
+
+
 class DeploymentSettings(Schema):
     """The environment variables that a deployment reads, with their defaults."""
 
@@ -37,7 +45,7 @@ class DeploymentSettings(Schema):
     )
     CONTACTS_RATE_LIMIT = fields.Integer(load_default=None, validate=validate.Range(1, 1_000_000))
     CONTACTS_THREADS = fields.Integer(load_default=32, validate=validate.Range(1, 512))
-    CONTACTS_TRUSTED_PROXY = fields.IP(load_default=None)
+    CONTACTS_TRUSTED_PROXY = Address(load_default=None)
 
 
 class SandboxSettings(DeploymentSettings):

@@ -1,5 +1,6 @@
 """The server: waitress with its limits, from the first line on the terminal to the stop."""
 
+import errno
 import ipaddress
 import logging
 import os
@@ -84,27 +85,25 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
     for name in unknown_settings(environment):  # a cluster may set CONTACTS_PORT
         click.echo(f"Warning: {name} is not a setting, and is ignored.", err=True)
     settings = read_settings(environment, sandbox=sandbox)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     listeners = listen(host, port)
     for listener in listeners:
         context.call_on_close(listener.close)
-    address, port = listeners[0].getsockname()[:2]
-    beyond_loopback = not ipaddress.ip_address(address).is_loopback
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    addresses = [ipaddress.ip_address(each.getsockname()[0]) for each in listeners]
+    loopback_only = all(address.is_loopback for address in addresses)
+    url = url_of(host, listeners[0].getsockname()[1])
     stand_in = None
     if sandbox:
         from sandbox import Sandbox  # which a deployment never loads
 
         start = read_contacts(contacts, settings["CONTACTS_DEFAULT_REGION"]) if contacts else None
         names = [name.lower() for name in hosts]
-        stand_in = Sandbox(start, loopback_only=not beyond_loopback, allowed_hosts=names)
+        stand_in = Sandbox(start, loopback_only=loopback_only, allowed_hosts=names)
     app = create_app(settings, sandbox=stand_in, access_log=sys.stderr)
     store = app.extensions["store"]
     store.check_writable()
     if sandbox:
         context.call_on_close(store.lock().close)
-    # An address that stands for all of them is none that every client can connect to.
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     server = make_server(
         app,
         listeners,
@@ -112,9 +111,9 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
         idle_seconds=130 if sandbox else 30,
     )
     stop_on_signals(stand_in, before_exit=context.close)
-    if beyond_loopback and sandbox:
+    if not loopback_only and sandbox:
         click.echo(OPEN_SANDBOX, err=True)
-    elif beyond_loopback and not settings["CONTACTS_TRUSTED_PROXY"]:
+    elif not loopback_only and not settings["CONTACTS_TRUSTED_PROXY"]:
         click.echo(NO_TLS, err=True)
     lines = [f"Serving on {url}"]
     if sandbox:
@@ -132,15 +131,44 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
-    """Return sockets that listen there. Raises click.ClickException if the address can't be had."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    """Return sockets that listen on each address of the host that this machine has.
+
+    `::` is every address of both families. Port 0 is any free one, the same for all of them.
+    Raises click.ClickException if there is no such address, or another program has the port.
+    """
+    listeners = []
     try:
-        return [socket.create_server((host, port), family=family)]
+        if host == "::" and socket.has_dualstack_ipv6():
+            address, family = (host, port), socket.AF_INET6
+            return [socket.create_server(address, family=family, dualstack_ipv6=True)]
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for family, name in dict.fromkeys((family, address[0]) for family, *_, address in found):
+            try:
+                listeners.append(socket.create_server((name, port), family=family))
+            except OSError as error:
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                absent = error
+            else:
+                port = listeners[0].getsockname()[1]
+        if not listeners:
+            raise absent
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise click.ClickException(
-            f"Can't listen on {host}:{port}: {reason}. Choose another port with --port."
-        ) from error
+        # Python adds the address to the text of some errors, which is said here already.
+        known = error.errno and error.errno > 0
+        reason = os.strerror(error.errno) if known else error.strerror
+        hint = " Choose another port with --port." if error.errno == errno.EADDRINUSE else ""
+        raise click.ClickException(f"Can't listen on {host}:{port}: {reason}.{hint}") from error
+    return listeners
+
+
+def url_of(host: str, port: int) -> str:
+    """Return a URL that works on this machine, even if the host stands for all addresses."""
+    if host == "0.0.0.0" or (host == "::" and socket.has_dualstack_ipv6()):  # noqa: S104
+        host = "127.0.0.1"
+    elif host == "::":
+        host = "::1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def make_server(app: Flask, listeners: list[socket.socket], *, threads: int, idle_seconds: int):
