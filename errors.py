@@ -38,19 +38,20 @@ log = logging.getLogger("contacts.error")
 
 def init_app(app: Flask):
     """Respond to every exception by the contract."""
-    for exceptions, handler in (
-        ([http.HTTPException], http_error),
-        ([http.Unauthorized, WorkspaceNotFound], unauthenticated),
-        ([schemas.BadJSON], bad_json),
-        ([ValidationError], invalid),
-        ([Refused], refused_by_the_store),
-        ([ContactNotFound], contact_not_found),
-        ([StoreUnavailable], unavailable),
-        ([UnusableDatabase], unusable),
-        ([Exception], server_error),
-    ):
-        for exception in exceptions:
-            app.register_error_handler(exception, handler)
+    handlers = {
+        http.HTTPException: http_error,
+        http.Unauthorized: unauthenticated,
+        WorkspaceNotFound: unauthenticated,
+        schemas.BadJSON: bad_json,
+        ValidationError: invalid,
+        Refused: refused_by_the_store,
+        ContactNotFound: contact_not_found,
+        StoreUnavailable: unavailable,
+        UnusableDatabase: unusable,
+        Exception: server_error,
+    }
+    for exception, handler in handlers.items():
+        app.register_error_handler(exception, handler)
 
 
 def refusal(status: int, text: str, headers: Any = (), **more: Any) -> Response:

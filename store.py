@@ -471,10 +471,7 @@ class Store:
     def _connection(self) -> Iterator[sqlite3.Connection]:
         """Lend a connection, and translate errors."""
         try:
-            try:
-                db = self._free.pop()
-            except IndexError:
-                db = self._connect()
+            db = self._free_connection() or self._connect()
             try:
                 yield db
             finally:
@@ -483,6 +480,10 @@ class Store:
             raise self._translated(error) from error
         except OSError as error:
             raise self._unusable(f"{error.strerror}.") from error
+
+    def _free_connection(self) -> sqlite3.Connection | None:
+        with suppress(IndexError):  # another thread may take the last one
+            return self._free.pop()
 
     def _refuse_another_file(self):
         """What is written to a file that was deleted or replaced is lost at the next start."""

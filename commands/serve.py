@@ -30,12 +30,17 @@ CONNECTIONS = 1000
 OTHER_FILES = 256  # the database's, among others
 STOP_SECONDS = 8  # Docker kills after 10
 
-CURL_EXAMPLE = """\
+SANDBOX_HINTS = """\
+Sandbox: {whose}. Try it:
+
 curl -X POST {url}/api/v1/actions/update-contact \\
   -H "Authorization: Bearer sandbox" \\
   -H "Content-Type: application/json" \\
-  -d '{{"phone": "{phone}", "metadata": {{"lifetime_value": 9120.00}}}}'"""
+  -d '{{"phone": "{phone}", "metadata": {{"lifetime_value": 9120.00}}}}'
 
+Watch requests arrive, and inject faults: {url}/
+"""
+FIRST_STEP = "No token yet, so every request gets a 401. Make one: {command} token create NAME\n"
 OPEN_SANDBOX = (
     "Warning: anyone who can reach this port can read and change everything in the sandbox."
 )
@@ -115,17 +120,16 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
         click.echo(OPEN_SANDBOX, err=True)
     elif not loopback_only and not settings["CONTACTS_TRUSTED_PROXY"]:
         click.echo(NO_TLS, err=True)
-    lines = [f"Serving on {url}"]
     if sandbox:
         whose = f"the contacts of {contacts}" if contacts else "sample contacts, no real ones"
-        lines += [f"Sandbox: {whose}. Try it:", ""]
-        lines += [CURL_EXAMPLE.format(url=url, phone=stand_in.contacts[0]["phone"]), ""]
-        lines += [f"Watch requests arrive, and inject faults: {url}/"]
-    elif not store.list_tokens() and not settings["QYVO_TOKEN"]:
-        hint = f"Make one: {program()} token create NAME"
-        lines += [f"No token yet, so every request gets a 401. {hint}"]
+        phone = stand_in.contacts[0]["phone"]
+        hints = SANDBOX_HINTS.format(url=url, whose=whose, phone=phone)
+    elif store.list_tokens() or settings["QYVO_TOKEN"]:
+        hints = ""
+    else:
+        hints = FIRST_STEP.format(command=program())
     with suppress(OSError):  # the reader may have had enough after the first line
-        click.echo("\n".join(lines))
+        click.echo(f"Serving on {url}\n{hints}", nl=False)
     server.run()
     store.close()
 
