@@ -10,7 +10,7 @@ from typing import Any
 import click
 import phonenumbers
 import platformdirs
-from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate
 
 from store import DEPLOYMENT_FILE, SANDBOX_FILE, Store
 
@@ -37,10 +37,11 @@ class DeploymentSettings(Schema):
             phonenumbers.SUPPORTED_REGIONS, error="Must be an ISO 3166 country such as FR."
         ),
     )
+    # `flask serve --sandbox` reads these too: that a deployment can't be OFF is the store's rule.
     CONTACTS_SYNCHRONOUS = fields.String(
         load_default="FULL",
         validate=validate.OneOf(
-            ["FULL", "NORMAL"], error="Must be FULL or NORMAL, or OFF in a sandbox."
+            ["FULL", "NORMAL", "OFF"], error="Must be FULL or NORMAL, or OFF in a sandbox."
         ),
     )
     CONTACTS_RATE_LIMIT = fields.Integer(load_default=None, validate=validate.Range(1, 1_000_000))
@@ -51,10 +52,9 @@ class DeploymentSettings(Schema):
 class SandboxSettings(DeploymentSettings):
     """Those of a sandbox, which holds test data, and more requests that wait."""
 
-    CONTACTS_SYNCHRONOUS = fields.String(
-        load_default="OFF", validate=validate.OneOf(["FULL", "NORMAL", "OFF"])
-    )
-    CONTACTS_THREADS = fields.Integer(load_default=128, validate=validate.Range(1, 512))
+    @pre_load
+    def apply_defaults(self, data, **kwargs):
+        return {"CONTACTS_SYNCHRONOUS": "OFF", "CONTACTS_THREADS": 128, **data}
 
 
 def read_settings(

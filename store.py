@@ -493,6 +493,10 @@ class Store:
             )
 
     def _connect(self) -> sqlite3.Connection:
+        if self._synchronous == "OFF" and self._application_id != SANDBOX_FILE:
+            raise self._unusable(
+                "CONTACTS_SYNCHRONOUS: OFF is for a sandbox, since a power cut would lose contacts."
+            )
         with suppress(FileExistsError):
             self.path.touch(0o600, exist_ok=False)
         if not self.path.is_file():

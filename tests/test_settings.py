@@ -48,3 +48,25 @@ def test_a_misspelt_setting_without_a_value_counts_as_not_set(tmp_path):
     with serving(tmp_path, "--sandbox", CONTACTS_DATABSE="") as server:
         assert post(server.url, {"phone": PHONE}, "sandbox").status_code == 200
         assert "Warning" not in server.log()
+
+
+def test_off_is_for_a_sandbox_alone_and_its_default(tmp_path):
+    env = environment(tmp_path / "contacts.db", CONTACTS_SYNCHRONOUS="OFF")
+    result = flask("serve", "--port", "0", env=env)
+    assert result.returncode == 1
+    assert "CONTACTS_SYNCHRONOUS: OFF is for a sandbox" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+    with serving(tmp_path / "sandbox", "--sandbox", CONTACTS_SYNCHRONOUS="OFF") as server:
+        assert post(server.url, {"phone": PHONE}, "sandbox").status_code == 200
+
+
+@pytest.mark.parametrize("value", ["off", "EXTRA", "0"])
+def test_another_value_of_synchronous_stops_the_start(tmp_path, value):
+    env = environment(tmp_path / "contacts.db", CONTACTS_SYNCHRONOUS=value)
+    for options in ([], ["--sandbox"]):
+        result = flask("serve", "--port", "0", *options, env=env)
+        assert result.returncode == 1
+        assert result.stderr == (
+            "Error: CONTACTS_SYNCHRONOUS: Must be FULL or NORMAL, or OFF in a sandbox.\n"
+        )
