@@ -39,7 +39,6 @@ def create_app(
     """
     app = Service(__name__, static_folder=None)
     app.config.from_mapping(settings or read_settings(sandbox=sandbox is not None))
-    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
     app.url_map.merge_slashes = False
     store = app.extensions["store"] = make_store(app.config, sandbox is not None)
     bodies.init_app(app)
@@ -57,6 +56,10 @@ def create_app(
 
 class Service(Flask):
     """Flask, with routes that depend on the path alone."""
+
+    def add_url_rule(self, *args, **options):
+        """Let OPTIONS be a wrong method like others; the setting for it came with Flask 3.1."""
+        super().add_url_rule(*args, **options | {"provide_automatic_options": False})
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Read neither Host nor Upgrade, whose odd values would be refused. It takes long, too."""

@@ -1,5 +1,6 @@
 """Contacts in and out of files, erasure, and backups."""
 
+import io
 import os
 import re
 import sys
@@ -76,8 +77,8 @@ def import_(file, sandbox, workspace, create, named, columns, clear_empty, encod
             rejected = file.with_name(f"{file.name}.rejected{contacts.ending}")
             rejected.unlink(missing_ok=True)
         size = os.fstat(text.fileno()).st_size
-        hidden = not sys.stderr.isatty()
-        with click.progressbar(length=size, file=sys.stderr, hidden=hidden) as bar:
+        terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
+        with click.progressbar(length=size, file=terminal) as bar:
             try:
                 for rows in files.batches(text, contacts):
                     if not dry_run:

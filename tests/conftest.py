@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from contextlib import closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
+from flask.testing import FlaskCliRunner
 
 import commands
 from app import create_app
@@ -39,6 +41,23 @@ ROMAIN = {
 SECONDS = 20  # a generous deadline: a test that needs it has failed
 
 
+class Runner(FlaskCliRunner):
+    """One that keeps standard output and error apart, and returns the same with every click."""
+
+    def __init__(self, app):
+        apart = {"mix_stderr": False} if version("click").startswith("8.1.") else {}
+        super().__init__(app, **apart)
+
+    def invoke(self, *args, **options):
+        result = super().invoke(*args, **options)
+        return SimpleNamespace(
+            exit_code=result.exit_code,
+            stdout=result.stdout,
+            stderr=result.stderr,
+            output=result.stdout + result.stderr,
+        )
+
+
 @pytest.fixture
 def make_app(tmp_path):
     """Makes an application on a database that holds `contacts`, with these settings."""
@@ -53,6 +72,7 @@ def make_app(tmp_path):
         )
         commands.init_app(app)
         app.testing = True
+        app.test_cli_runner_class = Runner
         made.append(app.extensions["store"])
         if not sandbox:
             made[-1].get_or_create_workspace(DEFAULT_WORKSPACE, contacts)
