@@ -31,6 +31,7 @@ TEXTS = {
     http.UnsupportedMediaType: "Send JSON, with the header Content-Type: application/json.",
     http.ClientDisconnected: "The body was cut off: send all of it, without a pause.",
     http.TooManyRequests: "Too many requests",
+    http.InternalServerError: "Server error",  # which a sandbox's fault asks for
 }
 
 log = logging.getLogger("contacts.error")

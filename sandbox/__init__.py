@@ -44,10 +44,12 @@ class Sandbox:
         self.workspaces = Workspaces(store, self.contacts, token, self.stopping)
         app.extensions["workspaces"] = self.workspaces
         app.before_request(self.refuse_other_sites)
+        # What is to be done after a request is done in the opposite order.
+        app.after_request(faults.lose)
+        app.after_request(self.workspaces.record)
         auth.init_app(app, self.workspaces)
         app.before_request(faults.inject)
-        app.after_request(self.workspaces.record)
-        app.after_request(self.workspaces.refuse_if_dropped)  # which runs first
+        app.after_request(self.workspaces.refuse_if_dropped)
         app.register_blueprint(endpoints.blueprint)
         app.register_blueprint(page.blueprint)
 

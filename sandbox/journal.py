@@ -19,6 +19,7 @@ MAX_TEXT = 1000
 MAX_BODY = 64 * 1024
 MAX_BODIES = 4 * 1024 * 1024
 MAX_WAIT_SECONDS = 30
+LOST = "A fault lost the response, a {}."
 
 
 class JournalQuery(schemas.Body):
@@ -47,17 +48,19 @@ class Journal:
         body = b""
         with suppress(HTTPException, OSError):  # it is too large, or was cut off
             body = request.get_data()
+        fault = g.get("fault") or {}
+        lost = "respond" in fault or "close" in fault
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "method": request.method,
             "path": request.path[:MAX_TEXT],
-            "status": response.status_code,
+            "status": None if lost else response.status_code,
             "milliseconds": round((time.monotonic() - g.began) * 1000, 1),
             "content_type": request.content_type and request.content_type[:MAX_TEXT],
             "request_body": body[:MAX_BODY],
             "response_body": response.get_data()[:MAX_BODY],
-            "reason": reason(response),
-            "fault": bool(g.get("fault")),
+            "reason": reason(response, fault),
+            "fault": bool(fault),
         }
         with self._changed:
             self._entries.append({"id": next(self._ids), **entry})
@@ -112,11 +115,22 @@ def size(entry: dict[str, Any]) -> int:
     return len(entry["request_body"]) + len(entry["response_body"])
 
 
-def reason(response: Response) -> str | None:
+def reason(response: Response, fault: dict[str, Any]) -> str | None:
+    """Return in one line why a request was refused or had no response."""
+    if "close" in fault:
+        return "A fault closed the connection before anything happened."
+    if "respond" in fault:
+        return " ".join(filter(None, (LOST.format(response.status_code), refusal(response))))
+    return refusal(response)
+
+
+def refusal(response: Response) -> str | None:
     """Return why a request was refused, in one line."""
     if response.status_code < 400:
         return None
-    body = response.get_json()
+    body = response.get_json(silent=True)
+    if body is None:
+        return "A fault responded with an HTML page."
     errors = [f"{field}: {' '.join(texts)}" for field, texts in body.get("errors", {}).items()]
     return " ".join(errors or [body["error"]])[:MAX_TEXT]
 

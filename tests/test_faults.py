@@ -3,6 +3,7 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from http.client import RemoteDisconnected
 
 import pytest
 from conftest import PHONE, SECONDS, UPDATE, assert_refused, head, log_line, raw, read_response
@@ -74,6 +75,22 @@ def test_a_fault_with_status_and_delay_fails_later(me):
     started = time.monotonic()
     assert me.me().status_code == 504
     assert time.monotonic() - started >= 0.15
+
+
+@pytest.mark.parametrize("status", [400, 502, 599])
+def test_with_body_html_the_response_is_a_page_as_of_a_proxy(me, status):
+    me.inject(status=status, body="html", retry_after=2)
+    response = me.update({"phone": PHONE, "name": "Never written"})
+    assert response.status_code == status
+    assert response.mimetype == "text/html"
+    assert response.text.startswith("<!doctype html>")
+    assert str(status) in response.text
+    assert response.headers["Retry-After"] == "2"
+    [entry] = me.journal()
+    assert (entry["status"], entry["response_body"]) == (status, response.text)
+    assert entry["reason"] == "A fault responded with an HTML page."
+    me("DELETE", "/sandbox/faults")
+    assert me.name() == "Romain"
 
 
 def test_a_fault_lasts_until_it_is_removed(me):
@@ -185,7 +202,7 @@ def test_one_fault_may_be_put_without_an_array_and_replaces_all(me):
 @pytest.mark.parametrize(
     ("body", "fields"),
     [
-        ({}, ["status", "delay_ms"]),
+        ({}, ["status", "delay_ms", "respond", "close"]),
         ({"status": 399}, ["status"]),
         ({"status": 600}, ["status"]),
         ({"status": "429"}, ["status"]),
@@ -193,6 +210,8 @@ def test_one_fault_may_be_put_without_an_array_and_replaces_all(me):
         ({"status": 429, "times": True}, ["times"]),
         ({"status": 429, "probability": 0}, ["probability"]),
         ({"status": 429, "probability": 1.5}, ["probability"]),
+        ({"status": 429, "probability": "0.5"}, ["probability"]),
+        ({"status": 429, "probability": True}, ["probability"]),
         ({"status": 429, "path": "/actions/updatecontact"}, ["path"]),
         ({"status": 429, "path": None}, ["path"]),
         ({"status": 429, "path": ""}, ["path"]),
@@ -202,8 +221,21 @@ def test_one_fault_may_be_put_without_an_array_and_replaces_all(me):
         ({"delay_ms": 60_001}, ["delay_ms"]),
         ({"delay_ms": -1}, ["delay_ms"]),
         ({"status": 429, "time": 1}, ["time"]),
+        ({"respond": True}, ["respond"]),
+        ({"respond": 0}, ["respond"]),
+        ({"respond": "false"}, ["respond"]),
+        ({"close": False}, ["close"]),
+        ({"close": 1}, ["close"]),
+        ({"close": None}, ["close"]),
+        ({"status": 502, "body": "json"}, ["body"]),
+        ({"status": 502, "body": None}, ["body"]),
+        ({"delay_ms": 1, "body": "html"}, ["body"]),
+        ({"respond": False, "body": "html"}, ["body"]),
+        ({"status": 502, "respond": False}, ["status", "respond"]),
+        ({"status": 502, "close": True}, ["status", "close"]),
+        ({"respond": False, "close": True}, ["respond", "close"]),
         ([{"status": 500}, {"status": 200}], ["1.status"]),
-        ([{"status": 500}, {}], ["1.status", "1.delay_ms"]),
+        ([{"status": 500}, {}], ["1.status", "1.delay_ms", "1.respond", "1.close"]),
         ([{"status": 500}, 7], ["1"]),
         ([{"status": 500}] * 21, ["body"]),
         (7, ["body"]),
@@ -225,7 +257,7 @@ def test_what_is_no_fault_is_told_what_is(me):
     }
 
 
-# On the server, which repeats requests in threads and after delays
+# On the server
 
 
 def test_a_delayed_request_is_carried_out_even_if_its_client_has_gone(sandbox):
@@ -264,6 +296,60 @@ def test_a_faulted_request_triggers_once_and_leaves_one_entry_and_one_line(sandb
     lines = [line for line in sandbox.log().splitlines() if f" {token} " in line]
     assert len([line for line in lines if UPDATE in line]) == 1
     assert "busy" not in sandbox.log()
+
+
+LOST = {"phone": PHONE, "name": "Written"}
+
+
+def test_with_respond_false_the_request_is_carried_out_and_its_response_is_lost(sandbox):
+    me = Developer(sandbox.url, "sandbox-lost")
+    me.inject(respond=False, times=1)
+    with pytest.raises(RemoteDisconnected):
+        me.update(LOST)
+    [entry] = me.journal()
+    assert (entry["status"], entry["fault"]) == (None, True)
+    assert entry["reason"] == "A fault lost the response, a 200."
+    retried = me.update(LOST)
+    assert entry["response_body"] == retried.json  # which was written by the first
+    assert me.triggered() == [1]
+
+
+def test_a_lost_refusal_is_in_the_journal_with_its_reason(sandbox):
+    me = Developer(sandbox.url, "sandbox-lost-refusal")
+    me.inject(respond=False, times=1)
+    with pytest.raises(RemoteDisconnected):
+        me.update({"phone": "1"})
+    [entry] = me.journal()
+    assert entry["reason"].startswith("A fault lost the response, a 422. phone: ")
+    assert entry["response_body"]["errors"]["phone"]
+
+
+@pytest.mark.parametrize("delay_ms", [0, 200])
+def test_with_close_the_connection_is_closed_before_anything_happens(sandbox, delay_ms):
+    me = Developer(sandbox.url, f"sandbox-closed-{delay_ms}")
+    me.inject(close=True, times=1, delay_ms=delay_ms)
+    with pytest.raises(RemoteDisconnected):
+        me.update(LOST)
+    [entry] = me.journal()
+    assert (entry["status"], entry["fault"], entry["response_body"]) == (None, True, None)
+    assert entry["request_body"] == LOST
+    assert entry["reason"] == "A fault closed the connection before anything happened."
+    assert entry["milliseconds"] >= delay_ms
+    assert me.name() == "Romain"
+
+
+@pytest.mark.parametrize("fault", [{"respond": False}, {"close": True}])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_not_a_byte_is_sent_and_the_log_shows_the_status_0(sandbox, fault, method):
+    token = f"sandbox-byte-{method}-{'-'.join(fault)}"
+    me = Developer(sandbox.url, token)
+    me.inject(times=1, **fault)
+    request = head(token, method=method, path="/v1/me")
+    with raw(sandbox.url, request + request) as sock:  # what follows is lost, too
+        assert sock.recv(1) == b""
+    assert " /v1/me 0 " in log_line(sandbox, f"{method} /v1/me 0 ")
+    assert "Traceback" not in sandbox.log()
+    assert me.me().status_code == 200
 
 
 def test_delayed_requests_hold_nobody_up(sandbox):
