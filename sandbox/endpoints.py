@@ -87,11 +87,14 @@ def delete_contact(contact_id: str):
 
 @blueprint.get("/requests")
 def list_requests():
-    """Return the journal, newest first, once `min` entries match or the time is over."""
-    filters = JournalQuery().load(request.args.to_dict())
-    limit, count, seconds = filters.pop("limit"), filters.pop("min"), filters.pop("timeout")
-    g.token.journal.wait_for(count, seconds, **filters)
-    return [shown(entry) for entry in g.token.journal.entries(**filters)[:limit]]
+    """Return the journal once `min` entries match or the time is over."""
+    query = JournalQuery().load(request.args.to_dict())
+    limit, order, count, seconds = (query.pop(key) for key in ("limit", "order", "min", "timeout"))
+    g.token.journal.wait_for(count, seconds, **query)
+    entries = g.token.journal.entries(**query)
+    if order == "oldest":
+        entries.reverse()
+    return [shown(entry) for entry in entries[:limit]]
 
 
 @blueprint.delete("/requests")

@@ -1,11 +1,13 @@
 """The journal: every request that a workspace received, with its response."""
 
 import itertools
+import re
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flask import Response, g, request
@@ -17,9 +19,19 @@ import schemas
 MAX_ENTRIES = 500
 MAX_TEXT = 1000
 MAX_BODY = 64 * 1024
-MAX_BODIES = 4 * 1024 * 1024
+MAX_SIZE = 4 * 1024 * 1024  # of bodies and headers, in bytes
 MAX_WAIT_SECONDS = 30
 LOST = "A fault lost the response, a {}."
+
+_NEVER_KEPT = {"Authorization", "Cookie"}
+_SECRET = re.compile("authorization|cookie|token|key|secret|signature", re.IGNORECASE)
+
+# What a client sends that has no token: it is shown, since it can't be a live one.
+_NO_TOKEN = re.compile(
+    r"(?i:undefined|null|none|)"
+    r"|(?=.{,40}\Z)(?=.*(?i:token|key|secret))"
+    r"(?:(?i:[$%<{\[]+[a-z_. -]+[%>}\]]*|your[a-z_-]+)|[A-Z]+(?:_[A-Z]+)+)"
+)
 
 
 class JournalQuery(schemas.Body):
@@ -29,43 +41,48 @@ class JournalQuery(schemas.Body):
     path = fields.String()
     status = fields.Integer(validate=validate.Range(100, 599))
     method = fields.String()
+    order = fields.String(load_default="newest", validate=validate.OneOf(["newest", "oldest"]))
     min = fields.Integer(load_default=0, validate=validate.Range(0, MAX_ENTRIES))
     timeout = fields.Float(load_default=0, validate=validate.Range(0, MAX_WAIT_SECONDS))
 
 
 class Journal:
-    """The last MAX_ENTRIES requests, or fewer when their bodies together exceed MAX_BODIES."""
+    """The last MAX_ENTRIES requests, or fewer when they would exceed MAX_SIZE."""
 
     def __init__(self):
         self._entries = deque()
-        self.size = 0  # of its bodies, in bytes
+        self.size = 0  # of its bodies and headers, in bytes
         self._ids = itertools.count(1)
         self._changed = threading.Condition()
         self._ended = False
 
     def add(self, response: Response):
-        """Add the current request with its response, but never its Authorization header."""
+        """Add the current request with its response, but not its secrets."""
         body = b""
-        with suppress(HTTPException, OSError):  # it is too large, or was cut off
-            body = request.get_data()
+        if "token" in g:  # or else it may be meant for somebody else
+            with suppress(HTTPException, OSError):  # it is too large, or was cut off
+                body = request.get_data()
+        seconds = time.monotonic() - g.began
+        arrived = datetime.now(UTC) - timedelta(seconds=seconds)
         fault = g.get("fault") or {}
         lost = "respond" in fault or "close" in fault
         entry = {
-            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "time": arrived.isoformat(timespec="milliseconds"),
             "method": request.method,
             "path": request.path[:MAX_TEXT],
             "status": None if lost else response.status_code,
-            "milliseconds": round((time.monotonic() - g.began) * 1000, 1),
-            "content_type": request.content_type and request.content_type[:MAX_TEXT],
+            "milliseconds": round(seconds * 1000, 1),
+            "request_headers": without_secrets(request.headers),
             "request_body": body[:MAX_BODY],
+            "response_headers": {} if "close" in fault else without_secrets(response.headers),
             "response_body": response.get_data()[:MAX_BODY],
             "reason": reason(response, fault),
-            "fault": bool(fault),
+            "fault": fault,
         }
         with self._changed:
             self._entries.append({"id": next(self._ids), **entry})
             self.size += size(entry)
-            while len(self._entries) > MAX_ENTRIES or self.size > MAX_BODIES:
+            while len(self._entries) > MAX_ENTRIES or self.size > MAX_SIZE:
                 self._drop_oldest()
             self._changed.notify_all()
 
@@ -112,7 +129,18 @@ class Journal:
 
 
 def size(entry: dict[str, Any]) -> int:
-    return len(entry["request_body"]) + len(entry["response_body"])
+    headers = *entry["request_headers"].items(), *entry["response_headers"].items()
+    bodies = len(entry["request_body"]) + len(entry["response_body"])
+    return bodies + sum(len(name) + len(value) for name, value in headers)
+
+
+def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the headers by their names, with … for what may be a secret."""
+    return {
+        name: "…" if _SECRET.search(name) else value
+        for name, value in headers
+        if name not in _NEVER_KEPT
+    }
 
 
 def reason(response: Response, fault: dict[str, Any]) -> str | None:
@@ -128,11 +156,25 @@ def refusal(response: Response) -> str | None:
     """Return why a request was refused, in one line."""
     if response.status_code < 400:
         return None
+    if response.status_code == 401 and "token" not in g:
+        return token_problem(request.headers.get("Authorization", ""))
     body = response.get_json(silent=True)
     if body is None:
         return "A fault responded with an HTML page."
     errors = [f"{field}: {' '.join(texts)}" for field, texts in body.get("errors", {}).items()]
     return " ".join(errors or [body["error"]])[:MAX_TEXT]
+
+
+def token_problem(authorization: str) -> str:
+    """Return why no workspace has the token, without showing one that may be a live one."""
+    scheme, _, token = authorization.partition(" ")
+    if not scheme:
+        return "No token: send the header Authorization: Bearer sandbox."
+    if scheme.lower() != "bearer":
+        return "The header must be Authorization: Bearer, a space and the token."
+    if _NO_TOKEN.fullmatch(token):
+        return f"{scheme} {token}".rstrip() + ": is the variable set?"
+    return "An unknown token: use sandbox, or one that begins with sandbox-."
 
 
 def ends_with(path: str, end: str) -> bool:
@@ -143,7 +185,7 @@ def ends_with(path: str, end: str) -> bool:
 def shown(entry: dict[str, Any]) -> dict[str, Any]:
     """Return the entry as GET /sandbox/requests shows it."""
     bodies = {name: readable(entry[name]) for name in ("request_body", "response_body")}
-    return {name: bodies.get(name, entry[name]) for name in entry if name != "content_type"}
+    return {**entry, **bodies, "fault": bool(entry["fault"])}
 
 
 def readable(body: bytes) -> Any:

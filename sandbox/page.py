@@ -134,8 +134,8 @@ def as_curl(entry: dict[str, Any], url: str, token: str) -> str:
         ["curl", *method, url + quote(entry["path"])],
         ["-H", f"Authorization: Bearer {token}"],
     ]
-    if entry["content_type"]:
-        lines.append(["-H", f"Content-Type: {entry['content_type']}"])
+    if content_type := entry["request_headers"].get("Content-Type"):
+        lines.append(["-H", f"Content-Type: {content_type}"])
     if entry["request_body"]:
         body = entry["request_body"].decode(errors="replace")
         lines.append(["--data-raw", body])  # which takes no @file

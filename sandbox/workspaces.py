@@ -25,7 +25,7 @@ SAMPLE_CONTACTS = [
 PREFIX = f"{SANDBOX_WORKSPACE}-"
 MAX_WORKSPACES = 200
 MAX_NAME = 200
-MAX_JOURNALS = 64 * 1024 * 1024  # bytes of bodies
+MAX_JOURNALS = 64 * 1024 * 1024  # bytes of all of them
 
 
 class Workspace:

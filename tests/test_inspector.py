@@ -25,7 +25,7 @@ from developer import CREATE, GET, SAMPLES, Developer
 
 SCRIPT = "<script>alert(1)</script>"
 ROMAIN, ÉLODIE, GRACE, KENJI, NAMELESS = SAMPLES
-ISO_8601 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00"
+ISO_8601 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{3})?\+00:00"
 NAME = "standin.example"
 DEADLINE = 3000  # milliseconds; what is promised is one second, on a machine that is not busy
 

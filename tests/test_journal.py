@@ -3,12 +3,14 @@
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import PHONE, SECONDS, UPDATE, assert_refused, connection, json_response, post
 from developer import Developer, wait_until
 
 LONG_POLLS = 40
+TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00"
 
 
 @pytest.fixture
@@ -24,7 +26,9 @@ def test_an_entry_tells_all_of_a_request(me):
     response = me.update(body)
     [entry] = me.journal()
     assert entry.pop("milliseconds") > 0
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", entry.pop("time"))
+    assert re.fullmatch(TIME, entry.pop("time"))
+    for name in ("request_headers", "response_headers"):
+        assert entry.pop(name)["Content-Type"] == "application/json"
     assert entry == {
         "id": 1,
         "method": "POST",
@@ -51,6 +55,60 @@ def test_the_last_500_are_kept(me):
     for _ in range(502):
         me.me()
     assert [entry["id"] for entry in me.journal()] == list(range(502, 2, -1))
+
+
+def test_a_time_is_that_of_the_arrival_in_milliseconds(me):
+    me.inject(delay_ms=200, times=1)
+    before = datetime.now(UTC)
+    me.me()
+    arrived = datetime.fromisoformat(me.journal()[0]["time"])
+    assert before - timedelta(milliseconds=1) <= arrived < before + timedelta(milliseconds=200)
+
+
+def test_request_and_response_headers_are_in_the_journal(make_app):
+    me = Developer(make_app(sandbox=True, CONTACTS_RATE_LIMIT="9"))
+    me.inject(status=429, retry_after=7)
+    me.update({"phone": PHONE}, headers={"X-Request-Id": "r-1", "User-Agent": "crm/2"})
+    [entry] = me.journal()
+    sent, received = entry["request_headers"], entry["response_headers"]
+    assert (sent["X-Request-Id"], sent["User-Agent"], sent["Host"]) == ("r-1", "crm/2", "localhost")
+    assert (received["Retry-After"], received["X-RateLimit-Limit"]) == ("7", "9")
+    assert received["Content-Type"] == "application/json"
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Cookie"])
+def test_authorization_and_cookie_are_never_kept(app, me, name):
+    for developer in (me, Developer(app, "unknown")):
+        developer("GET", "/v1/me", headers={name: "Bearer not-to-be-kept"})
+    for developer in (me, Developer(app, "sandbox")):
+        for entry in developer.journal():
+            assert name not in entry["request_headers"]
+        assert "not-to-be-kept" not in developer("GET", "/sandbox/requests").text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Proxy-Authorization",
+        "X-Cookie-Copy",
+        "X-Auth-Token",
+        "X-API-Key",
+        "apikey",
+        "Client-Secret",
+        "X-Hub-Signature-256",
+    ],
+)
+def test_the_value_of_a_header_that_is_named_like_a_secret_is_never_kept(me, name):
+    me("GET", "/v1/me", headers={name: "not-to-be-kept"})
+    [entry] = me.journal()
+    assert entry["request_headers"][name.title()] == "…"
+    assert "not-to-be-kept" not in me("GET", "/sandbox/requests").text
+
+
+def test_headers_count_towards_what_is_kept(me):
+    for _ in range(100):
+        me("GET", "/v1/me", headers={"X-Large": "x" * 50_000})
+    assert 80 < len(me.journal()) < 84
 
 
 def test_bodies_of_4_mib_are_kept(me):
@@ -102,12 +160,64 @@ def test_a_request_without_a_known_token_is_in_the_journal_of_sandbox_without_it
     assert [(e["status"], e["request_body"]) for e in entries] == [(401, None)] * 2
 
 
+def why_refused(app, authorization):
+    headers = {"Authorization": authorization} if authorization is not None else {}
+    app.test_client().get("/v1/me", headers=headers)
+    entry = Developer(app, "sandbox").journal(limit=1)[0]
+    assert entry["status"] == 401
+    return entry["reason"]
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "undefined", "null", "None", "", "YOUR_TOKEN_HERE", "QYVO_TOKEN", "your-token",
+        "{{token}}", "{{ bearer_token }}", "${TOKEN}", "$TOKEN", "<token>", "<YOUR_API_KEY>",
+        "[your token]", "%QYVO_TOKEN%",
+    ],
+)  # fmt: skip
+def test_a_token_that_is_none_is_shown_with_the_question_whether_the_variable_is_set(app, token):
+    shown = f"Bearer {token}".strip()
+    assert why_refused(app, f"Bearer {token}") == f"{shown}: is the variable set?"
+
+
+@pytest.mark.parametrize(
+    ("authorization", "reason"),
+    [
+        (None, "No token: send the header Authorization: Bearer sandbox."),
+        ("", "No token: send the header Authorization: Bearer sandbox."),
+        ("Basic dTpw", "The header must be Authorization: Bearer, a space and the token."),
+        ("sandbox", "The header must be Authorization: Bearer, a space and the token."),
+    ],
+)
+def test_the_reason_says_what_is_wrong_with_the_header(app, authorization, reason):
+    assert why_refused(app, authorization) == reason
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "sandboxes", "qv_live_51Habc", "eyJhbGciOiJub25lIn0.e30.", "my-secret-token",
+        "<qv_live_51H_token>", "undefined1", "{{" + "token" * 20 + "}}", "$", "TOKEN",
+    ],
+)  # fmt: skip
+def test_of_any_other_refused_token_nothing_is_shown(app, token):
+    reason = why_refused(app, f"Bearer {token}")
+    assert reason == "An unknown token: use sandbox, or one that begins with sandbox-."
+
+
+def test_a_401_that_a_fault_asked_for_has_the_reason_of_a_fault(me):
+    me.inject(status=401)
+    me.me()
+    assert me.journal()[0]["reason"] == "Unauthenticated."
+
+
 def test_no_token_is_in_the_journal(app, me):
     me.update({"phone": PHONE})
     Developer(app, "not-mine-to-see").update({})
     for developer in (me, Developer(app, "sandbox")):
         text = developer("GET", "/sandbox/requests").text
-        assert "Bearer" not in text
+        assert "Bearer sandbox" not in text
         assert "not-mine-to-see" not in text
 
 
@@ -185,9 +295,18 @@ def test_the_journal_is_narrowed_by_limit_path_status_and_method(me, filters, id
     assert [entry["id"] for entry in me.journal(**filters)] == ids
 
 
+def test_with_order_oldest_the_oldest_is_first(me):
+    for _ in range(3):
+        me.me()
+    assert [entry["id"] for entry in me.journal(order="oldest")] == [1, 2, 3]
+    assert [entry["id"] for entry in me.journal(order="oldest", limit=2)] == [1, 2]
+    assert [entry["id"] for entry in me.journal(order="newest")] == [3, 2, 1]
+
+
 @pytest.mark.parametrize(
     ("filters", "field"),
     [({"limit": 0}, "limit"), ({"limit": 501}, "limit"), ({"limit": "x"}, "limit"),
+     ({"order": "first"}, "order"),
      ({"status": "ok"}, "status"), ({"pth": "/"}, "pth"), ({"min": -1}, "min"),
      ({"min": 501}, "min"), ({"timeout": 30.1}, "timeout"), ({"timeout": -1}, "timeout"),
      ({"timeout": "nan"}, "timeout")],
