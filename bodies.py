@@ -13,6 +13,15 @@ import schemas
 BODY_LIMIT = 1024 * 1024
 
 
+class CompressedBody(http.UnsupportedMediaType):
+    """The request has a Content-Encoding."""
+
+    description = "Send the body uncompressed, without the header Content-Encoding."
+
+    def get_headers(self, *args: Any) -> list[tuple[str, str]]:
+        return [*super().get_headers(*args), ("Accept-Encoding", "identity")]
+
+
 class ContactJSON(DefaultJSONProvider):
     """Compact JSON as UTF-8 text, in the order that the schemas give it."""
 
@@ -36,6 +45,8 @@ def read_json() -> Any:
         raise http.RequestEntityTooLarge
     if not current.is_json:
         raise http.UnsupportedMediaType
+    if current.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise CompressedBody
     body = current.get_data()
     if len(body) > BODY_LIMIT:
         raise http.RequestEntityTooLarge

@@ -190,11 +190,16 @@ class Tag(Text):
 
 
 class Metadata(fields.Field):
-    """A JSON object of at most METADATA_LIMIT bytes, as compact JSON in UTF-8."""
+    """A JSON object of at most METADATA_LIMIT bytes, as compact JSON in UTF-8.
+
+    An empty array is an empty object, since PHP can't tell them apart.
+    """
 
     default_error_messages = {"null": "May not be null: leave it out instead."}
 
     def _deserialize(self, value, attr, data, **kwargs):
+        if value == []:
+            return {}
         if not isinstance(value, dict):
             raise ValidationError("Must be a JSON object.")
         if len(compact_json(value).encode(errors="surrogatepass")) > METADATA_LIMIT:
@@ -264,7 +269,10 @@ class Moment(fields.AwareDateTime):
 
 
 class Body(Schema):
-    """A JSON object without unknown fields: a typo must not be ignored in silence."""
+    """A JSON object without unknown fields: a typo must not be ignored in silence.
+
+    An empty array is an empty object, since PHP can't tell them apart.
+    """
 
     error_messages = {
         "unknown": "Unknown field: check its spelling.",
@@ -274,8 +282,10 @@ class Body(Schema):
     exactly_one_of: tuple[str, ...] = ()
 
     @pre_load
-    def bound_unknown(self, data, **kwargs):
+    def prepare(self, data, **kwargs):
         """Refuse more unknown fields than are named before each of them is looked at."""
+        if data == []:
+            return {}
         if isinstance(data, dict) and len(data) > len(self.fields) + MAX_UNKNOWN:
             unknown = (name for name in data if name not in self.fields)
             text = self.error_messages["unknown"]

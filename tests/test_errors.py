@@ -1,5 +1,6 @@
 """The contract's table of errors, each row as a test, and what nobody should send."""
 
+import gzip
 import json
 import logging
 import sqlite3
@@ -158,6 +159,29 @@ def test_415_not_json_by_its_content_type_says_what_is_accepted(call, stored, co
     assert_refused(response, 415)
     assert "application/json" in response.json["error"]
     assert stored() == before
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, identity"])
+def test_a_compressed_body_is_a_415_that_says_to_send_it_uncompressed(call, stored, encoding):
+    before = stored()
+    body = gzip.compress(b'{"phone": "+14155550123", "name": "Compressed"}')
+    response = call(body, environ_overrides={"HTTP_CONTENT_ENCODING": encoding})
+    assert_refused(response, 415)
+    assert "uncompressed" in response.json["error"]
+    assert response.headers["Accept-Encoding"] == "identity"
+    assert stored() == before
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity"])
+def test_the_content_encoding_identity_is_none(call, encoding):
+    response = call({"phone": PHONE}, environ_overrides={"HTTP_CONTENT_ENCODING": encoding})
+    assert response.status_code == 200
+
+
+def test_an_empty_array_as_the_whole_body_is_an_empty_object_as_php_writes_it(call):
+    search = "/v1/actions/search-contacts"
+    assert call(b"[]", path=search).json == call(b"{}", path=search).json != []
+    assert call(b"[]").json["errors"] == call(b"{}").json["errors"]
 
 
 def test_422_validation_failed_with_errors_for_each_field(call):

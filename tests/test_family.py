@@ -303,7 +303,7 @@ def test_every_endpoint_has_update_contacts_errors(client, act, action):
     assert_refused(act(action, b"{"), 400)
     assert_refused(act(action, b" " * (1024 * 1024 + 1)), 413)
     assert_refused(act(action, {"misspelt": 1}), 422)
-    assert_refused(act(action, []), 422)
+    assert_refused(act(action, [[]]), 422)
     assert_refused(client.get(path), 405, "Method not allowed")
 
 

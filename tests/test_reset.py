@@ -91,9 +91,15 @@ def test_contacts_without_an_id_or_with_different_ones_are_no_duplicates(me):
     assert reset(me, *ids).status_code == 204
 
 
-@pytest.mark.parametrize("body", [{"contacts": None}, {"contacts": {}}, {"contact": []}, []])
+@pytest.mark.parametrize("body", [{"contacts": None}, {"contacts": {}}, {"contact": []}, [{}]])
 def test_a_wrong_body_of_reset_is_a_422(me, body):
     assert_refused(me("POST", "/sandbox/reset", body), 422)
+    assert me.contacts().keys() == SAMPLES.keys()
+
+
+def test_an_empty_array_as_the_body_of_a_reset_is_none_as_php_writes_it(me):
+    me("DELETE", f"/sandbox/contacts/{ROMAIN}")
+    assert me("POST", "/sandbox/reset", []).status_code == 204
     assert me.contacts().keys() == SAMPLES.keys()
 
 

@@ -251,11 +251,16 @@ def test_any_json_value_survives_in_metadata(call, metadata, value):
     assert type(metadata()["value"]) is type(value)
 
 
-@pytest.mark.parametrize("value", ["text", 42, [], [["a", "b"]], True, '{"a": 1}'])
+@pytest.mark.parametrize("value", ["text", 42, [[]], [["a", "b"]], True, '{"a": 1}'])
 def test_metadata_is_an_object(call, metadata, value):
     response = call({"phone": PHONE, "metadata": value})
     assert_refused(response, 422)
     assert list(response.json["errors"]) == ["metadata"]
+    assert metadata() == ROMAIN["metadata"]
+
+
+def test_an_empty_array_is_an_empty_object_as_php_writes_it(call, metadata):
+    assert call({"phone": PHONE, "metadata": []}).status_code == 200
     assert metadata() == ROMAIN["metadata"]
 
 
