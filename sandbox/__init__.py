@@ -18,6 +18,8 @@ import auth
 from sandbox import endpoints, faults, page
 from sandbox.workspaces import SAMPLE_CONTACTS, Workspaces
 
+_LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
+
 
 class Sandbox:
     """Makes an application a sandbox.
@@ -72,12 +74,20 @@ class Sandbox:
                 "The sandbox responds to 127.0.0.1, localhost and the names given by --allow-host"
                 " alone: use one of these."
             )
-        origin = request.headers.get("Origin", f"http://{host}")
-        is_foreign = origin.partition("://")[2] != host
-        if request.method not in ("GET", "HEAD", "OPTIONS") and (
-            is_foreign or request.headers.get("Sec-Fetch-Site") == "cross-site"
-        ):
+        if request.method not in ("GET", "HEAD", "OPTIONS") and is_of_another_site(host):
             raise Forbidden("The sandbox accepts no changes from pages of other sites.")
+
+
+def is_of_another_site(host: str) -> bool:
+    """Return whether a page that is neither this machine's nor the sandbox's own sent the request.
+
+    Behind a proxy for development the page's origin is not the host that the sandbox is asked for.
+    """
+    origin = request.headers.get("Origin")
+    if origin and _LOOPBACK_ORIGIN.fullmatch(origin):
+        return False
+    is_own = origin in (None, f"http://{host}", f"https://{host}")
+    return not is_own or request.headers.get("Sec-Fetch-Site") == "cross-site"
 
 
 def is_loopback(name: str) -> bool:

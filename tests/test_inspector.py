@@ -6,7 +6,10 @@ import re
 import shlex
 import shutil
 import subprocess
+import threading
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
@@ -571,7 +574,7 @@ def test_an_error_stands_beside_its_field_and_nothing_is_written(screen):
     form.get_by_label("Metadata").fill("{nonsense")
     screen.save()
     screen.see("#create-metadata-error", "Must be JSON")
-    form.get_by_label("Metadata").fill("[]")
+    form.get_by_label("Metadata").fill("[1]")
     form.get_by_label("Phone").fill("+14155550188")
     screen.save()
     screen.see("#create-metadata-error", "Must be a JSON object.")
@@ -660,6 +663,60 @@ def test_in_the_browser_too_another_site_changes_nothing(screen):
     sent = other.evaluate(write, [screen.url, screen.token, ROMAIN])
     assert sent == ["refused", "refused"]
     assert Developer(screen.url, screen.token).contacts().keys() == SAMPLES.keys()
+
+
+@contextmanager
+def development_server(sandbox_url):
+    """An application's page and, below /api, the sandbox, whose own name the Host then is.
+
+    So does Vite with `server.proxy` and `changeOrigin`.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.respond(200, "text/html", b"<p>An application")
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            with connection(sandbox_url) as http:
+                headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+                http.request("POST", self.path, body, headers)
+                response = http.getresponse()
+                self.respond(response.status, response.headers["Content-Type"], response.read())
+
+        def respond(self, status, content_type, body):
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://localhost:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_application_on_localhost_reaches_the_sandbox_through_its_development_server(
+    browser, sandbox
+):
+    send = """async ([token, phone]) => {
+        const response = await fetch("/api/v1/actions/update-contact", {
+            method: "POST",
+            headers: { Authorization: `Bearer ${token}`, "Content-Type": "application/json" },
+            body: JSON.stringify({ phone, name: "From a browser" }),
+        });
+        return [response.status, (await response.json()).name];
+    }"""
+    with development_server(sandbox.url) as url, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(url, timeout=20_000)
+        assert page.evaluate(send, ["sandbox-vite", PHONE]) == [200, "From a browser"]
+    [entry] = Developer(sandbox.url, "sandbox-vite").journal()
+    assert entry["request_headers"]["Origin"] == url
+    assert entry["request_headers"]["Host"] == urlsplit(sandbox.url).netloc
 
 
 # Faults in the browser

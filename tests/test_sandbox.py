@@ -153,7 +153,14 @@ def test_beyond_loopback_with_allow_host_it_responds_to_loopback_and_that_name_a
     "headers",
     [
         {"Origin": "http://evil.example"},
-        {"Origin": "http://localhost:3000"},
+        {"Origin": ""},
+        {"Origin": "http://localhost.evil.example"},
+        {"Origin": "http://localhost:3000.evil.example"},
+        {"Origin": "http://localhost@evil.example"},
+        {"Origin": "http://127.0.0.2:3000"},
+        {"Origin": "http://app.localhost:3000"},
+        {"Origin": "file://localhost"},
+        {"Origin": "null", "Host": "null"},
         {"Origin": "null"},
         {"Origin": "http://["},
         {"Sec-Fetch-Site": "cross-site"},
@@ -172,6 +179,38 @@ def test_no_page_of_another_site_may_change_anything(me, headers, method, path):
     before = me.contacts()
     assert_refused(me(method, path, {"phone": PHONE, "name": "x"}, headers=headers), 403)
     assert me.contacts() == before
+
+
+LOOPBACK_ORIGINS = [
+    "http://localhost:5173",
+    "https://localhost",
+    "http://127.0.0.1:3000",
+    "http://[::1]:8080",
+]
+
+
+@pytest.mark.parametrize("origin", LOOPBACK_ORIGINS)
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin"])
+def test_a_page_on_loopback_is_of_this_machine_whatever_its_port_and_the_host(me, origin, site):
+    for host in ("localhost", "127.0.0.1:8000"):
+        headers = {"Origin": origin, "Sec-Fetch-Site": site, "Host": host}
+        assert me.update({"phone": PHONE, "name": host}, headers=headers).status_code == 200
+        assert me.name() == host
+    headers["Host"] = "evil.example"
+    assert_refused(me.update({"phone": PHONE}, headers=headers), 403)
+
+
+@pytest.mark.parametrize("origin", LOOPBACK_ORIGINS)
+def test_there_are_no_cors_headers(me, origin):
+    preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    responses = [
+        me("OPTIONS", UPDATE, headers=preflight),
+        me.update({"phone": PHONE}, headers={"Origin": origin}),
+        me("GET", "/", headers={"Origin": origin}),
+    ]
+    for response in responses:
+        assert not [name for name, _ in response.headers if name.startswith("Access-Control")]
+    assert responses[0].status_code == 405
 
 
 def test_the_sandboxs_own_page_may(me):
