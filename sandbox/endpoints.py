@@ -63,10 +63,15 @@ def reset():
 
 @blueprint.get("/contacts/<phone_or_id>")
 def get_contact(phone_or_id: str):
-    """Return the contact as get-contact does, outside of journal, faults and rate limit."""
+    """Return all that is known of the contact, outside of journal, faults and rate limit."""
     field = "phone" if phone_or_id.startswith("+") else "contact_id"
     reference = schemas.GetContact().load({field: phone_or_id})
-    return schemas.Contact().dump(workspaces().store.get_contact(g.token.workspace_id, **reference))
+    return full(workspaces().store.get_contact(g.token.workspace_id, **reference))
+
+
+def full(contact: dict[str, Any]) -> dict[str, Any]:
+    """Return what get-contact does, in its order, and the time of the last update."""
+    return {**schemas.Contact().dump(contact), "updated_at": contact["updated_at"]}
 
 
 @blueprint.put("/contacts/<contact_id>")
@@ -74,8 +79,7 @@ def put_contact(contact_id: str):
     """Write the given fields to the contact, which is created if there is none."""
     path = EditPath().load({"id": contact_id})
     changes = EditContact().load(read_json())
-    contact = workspaces().store.put_contact(g.token.workspace_id, path["id"], **changes)
-    return schemas.Contact().dump(contact)
+    return full(workspaces().store.put_contact(g.token.workspace_id, path["id"], **changes))
 
 
 @blueprint.delete("/contacts/<contact_id>")

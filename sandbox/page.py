@@ -13,6 +13,7 @@ from marshmallow import EXCLUDE, Schema, fields
 
 import schemas
 from auth import public
+from sandbox.endpoints import full
 from sandbox.faults import MAX_DELAY_MS, endpoints
 from sandbox.journal import readable
 from sandbox.workspaces import workspaces
@@ -111,10 +112,9 @@ def find_contacts(store: Store, workspace_id: int, text: str) -> list[dict[str, 
 
 
 def find_contact(store: Store, workspace_id: int, contact_id: str) -> dict[str, Any] | None:
-    """Return what get-contact does, in its order, and the time of the last update."""
     with suppress(ContactNotFound):
-        contact = store.get_contact(workspace_id, contact_id=contact_id)
-        return {**schemas.Contact().dump(contact), "updated_at": contact["updated_at"]}
+        return full(store.get_contact(workspace_id, contact_id=contact_id))
+    return None
 
 
 def without_prefix(path: str) -> str:

@@ -1,9 +1,10 @@
 """A look at a contact that leaves no trace: GET /sandbox/contacts."""
 
 import pytest
-from conftest import PHONE, assert_refused
+from conftest import PHONE, UPDATE, assert_refused
 
 GET = "/api/v1/actions/get-contact"
+ROMAIN = "0197a1c0-5e00-7000-8000-000000000001"
 HEADERS = {"Authorization": "Bearer sandbox-mine"}
 
 
@@ -17,9 +18,20 @@ def look(client):
     return lambda phone_or_id: client.get(f"/sandbox/contacts/{phone_or_id}", headers=HEADERS)
 
 
-def test_a_contact_is_found_by_phone_and_by_id_as_get_contact_returns_it(client, look):
+@pytest.fixture
+def put(client):
+    def put(contact_id, body):
+        return client.put(f"/sandbox/contacts/{contact_id}", json=body, headers=HEADERS)
+
+    return put
+
+
+def test_a_look_by_phone_and_by_id_returns_what_get_contact_does_and_updated_at(client, look):
     contact = client.post(GET, json={"phone": PHONE}, headers=HEADERS).json
     assert contact["metadata"]
+    body = {"phone": PHONE, "name": "Changed"}
+    updated = client.post(UPDATE, json=body, headers=HEADERS).json["updated_at"]
+    contact |= {"name": "Changed", "updated_at": updated}
     assert look(PHONE).json == look("+1 (415) 555-0123").json == contact
     assert look(contact["id"]).json == look(contact["id"].upper()).json == contact
     assert list(look(PHONE).json) == list(contact)
@@ -34,6 +46,62 @@ def test_a_look_is_outside_of_journal_faults_and_rate_limit(client, look):
     assert client.post(GET, json={"phone": PHONE}, headers=HEADERS).status_code == 200
     journal = client.get("/sandbox/requests", headers=HEADERS).json
     assert [entry["status"] for entry in journal] == [200, 500]
+
+
+FURTHER = {
+    "source": "woocommerce",
+    "locale": "pt-BR",
+    "opted_in_at": "2026-04-15T10:32:00+00:00",
+    "opted_out_at": "2026-05-02T18:30:00+00:00",
+    "last_message_at": "2026-05-07T08:14:23+00:00",
+    "total_messages": 27,
+}
+NEW = "0197a1c0-5e00-7000-8000-0000000000ff"
+
+
+def test_what_qyvo_says_of_a_contact_can_be_written(client, look, put):
+    for contact_id, body in ((ROMAIN, FURTHER), (NEW, FURTHER | {"phone": "+14155550199"})):
+        response = put(contact_id, body)
+        assert response.status_code == 200
+        assert response.json == look(contact_id).json
+        assert response.json.items() >= body.items()
+    assert client.post(GET, json={"phone": PHONE}, headers=HEADERS).json.items() >= FURTHER.items()
+
+
+def test_what_qyvo_says_of_a_contact_can_be_cleared(look, put):
+    put(ROMAIN, FURTHER)
+    cleared = {name: "" for name in FURTHER if name not in ("source", "total_messages")}
+    assert put(ROMAIN, cleared).status_code == 200
+    assert {name: look(ROMAIN).json[name] for name in cleared} == dict.fromkeys(cleared)
+
+
+def test_a_reset_loads_what_qyvo_says_of_a_contact(client, look):
+    body = {"contacts": [FURTHER | {"phone": "+14155550188"}]}
+    assert client.post("/sandbox/reset", json=body, headers=HEADERS).status_code == 204
+    assert look("+14155550188").json.items() >= FURTHER.items()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("source", "elsewhere"),
+        ("source", ""),
+        ("locale", "no locale"),
+        ("opted_in_at", "2026-04-15"),
+        ("opted_out_at", "2026-04-15T10:32:00"),
+        ("last_message_at", 7),
+        ("total_messages", -1),
+        ("total_messages", "27"),
+        ("created_at", "2026-04-15T10:32:00+00:00"),
+        ("updated_at", "2026-04-15T10:32:00+00:00"),
+    ],
+)
+def test_a_wrong_value_is_a_422_and_nothing_is_written(look, put, field, value):
+    before = look(ROMAIN).json
+    response = put(ROMAIN, {"name": "Never written", field: value})
+    assert_refused(response, 422)
+    assert list(response.json["errors"]) == [field]
+    assert look(ROMAIN).json == before
 
 
 def test_whom_nobody_knows_is_a_404_and_what_is_neither_id_nor_phone_a_422(look):
