@@ -101,16 +101,23 @@ def init_log(app: Flask, file: TextIO | None):
 
 def client_address() -> str:
     """Return who holds the connection or, if that is the trusted proxy, whom the proxy names."""
-    peer = plain_address(request.remote_addr or "-")
-    if peer != str(current_app.config["CONTACTS_TRUSTED_PROXY"]):
-        return peer
+    if not is_from_trusted_proxy():
+        return peer_address()
     forwarded = request.headers.get("X-Forwarded-For", "").rpartition(",")[2].strip()
-    return plain_address(forwarded) if _ADDRESS.fullmatch(forwarded) else peer
+    return plain_address(forwarded) if _ADDRESS.fullmatch(forwarded) else peer_address()
 
 
 def plain_address(address: str) -> str:
     """Return the IPv4 address that a socket of both families writes as ::ffff:127.0.0.1."""
     return address.removeprefix("::ffff:")
+
+
+def peer_address() -> str:
+    return plain_address(request.remote_addr or "-")
+
+
+def is_from_trusted_proxy() -> bool:
+    return peer_address() == str(current_app.config["CONTACTS_TRUSTED_PROXY"])
 
 
 _METHOD = re.compile(r"[A-Z]{1,16}")
@@ -148,7 +155,7 @@ def get_contact(**reference):
 @accepts(schemas.SearchContacts())
 @returns(schemas.FoundContact(many=True))
 def search_contacts(**filters):
-    """List at most 50 contacts that meet every filter, most recently updated first."""
+    """List at most 50 contacts that meet every filter, the last message first."""
     return store().search_contacts(g.token.workspace_id, **filters)
 
 
@@ -186,7 +193,16 @@ def me():
 @public
 def openapi_json():
     """Return the OpenAPI document of every endpoint."""
-    return openapi.document(current_app._get_current_object())
+    return openapi.document(current_app._get_current_object(), servers())
+
+
+@api.get("/openapi.yaml")
+@public
+def openapi_yaml():
+    """Return the same document, for tools that ask for YAML, which JSON is a part of."""
+    response = current_app.make_response(openapi_json())
+    response.content_type = "application/yaml"
+    return response
 
 
 @public
@@ -197,6 +213,14 @@ def healthz():
     except Exception as error:
         return errors.unavailable(error, "The database does not respond.")
     return {"status": "ok"}
+
+
+def servers() -> list[str]:
+    """Return where the client finds the API: URLs, or paths if its Host header is odd."""
+    https = is_from_trusted_proxy() and request.headers.get("X-Forwarded-Proto") == "https"
+    scheme = "https" if https else request.scheme
+    root = f"{scheme}://{request.host}" if request.host else ""
+    return [f"{root}{request.root_path}{prefix}" for prefix in API_PREFIXES]
 
 
 def store() -> Store:

@@ -4,8 +4,8 @@ from functools import cache
 from http import HTTPStatus
 from typing import Any
 
-from apispec import APISpec
-from apispec.ext.marshmallow import MarshmallowPlugin, OpenAPIConverter
+from apispec import APISpec, BasePlugin
+from apispec.ext.marshmallow import MarshmallowPlugin
 from apispec.ext.marshmallow.common import resolve_schema_instance
 from flask import Flask
 from marshmallow import RAISE, Schema, fields
@@ -19,14 +19,34 @@ DESCRIPTION = (
     " rules are the vendor's and which are its own."
 )
 
-# Each is sent by a test to a sandbox with the sample contacts.
-REQUEST_EXAMPLES = {
-    "update_contact": {"phone": "+14155550123", "metadata": {"lifetime_value": 9120.0}},
-    "create_contact": {"phone": "+14155550199", "name": "Noor", "tags": "lead,newsletter"},
-    "get_contact": {"phone": "+14155550123"},
-    "search_contacts": {"query": "romain", "tag": "vip"},
-    "add_tag": {"phone": "+14155550123", "tag": "newsletter"},
-    "remove_tag": {"phone": "+14155550123", "tag": "vip"},
+# By the schema of the body. Tests send each to a sandbox with the sample contacts.
+BODY_EXAMPLES = {
+    "UpdateContact": {
+        "phone": "+14155550123",
+        "name": "Romain",
+        "tags": "vip,paris",
+        "metadata": {"lifetime_value": 9120.0},
+    },
+    "CreateContact": {
+        "phone": "+14155550199",
+        "name": "Noor",
+        "email": "noor@example.com",
+        "tags": "lead,newsletter",
+        "metadata": {"city": "Lille"},
+    },
+    "GetContact": {"phone": "+14155550123"},
+    "SearchContacts": {"query": "romain", "tag": "vip"},
+    "TagContact": {"phone": "+14155550123", "tag": "newsletter"},
+}
+PROPERTY_EXAMPLES = {
+    "contact_id": "0197a1c0-5e00-7000-8000-000000000001",
+    "phone": "+14155550123",
+    "name": "Romain",
+    "email": "romain@example.com",
+    "tags": "vip,paris",
+    "metadata": {"lifetime_value": 9120.0},
+    "query": "romain",
+    "tag": "vip",
 }
 
 
@@ -51,16 +71,15 @@ ERRORS = {
     401: ("Unauthenticated", "No token, or not a known one.", AUTHENTICATE),
     404: ("ContactNotFound", "No contact has that id or phone.", RATE_LIMIT),
     413: ("TooLarge", "The body is larger than 1 MiB.", RATE_LIMIT),
-    415: ("NotJSON", "The content type is not JSON's.", RATE_LIMIT),
+    415: ("NotJSON", "The content type is not JSON's, or the body is compressed.", RATE_LIMIT),
     422: ("Invalid", "Validation failed.", RATE_LIMIT),
     429: ("TooManyRequests", "The rate limit is used up.", RETRY_AFTER),
     500: ("ServerError", "The service's own fault.", RATE_LIMIT),
-    503: ("Busy", "The database is busy or the disk is full; nothing was written.", RETRY_AFTER),
+    503: ("Unavailable", "The database is busy, or can't be written to or used.", RETRY_AFTER),
 }
 
-TEXT = r"^[^\u0000]*$"
-# With a character that is not blank. Python strips a few more than \s stands for.
-TAG = r"^[^,\u0000]*[^,\s\u001c-\u001f\u0085\u0000][^,\u0000]*$"
+# Neither empty nor blank, without a comma. The control characters are blank to Python alone.
+TAG = r"^[^,]*[^,\s\u001c-\u001f\u0085][^,]*$"
 
 
 class Error(Schema):
@@ -79,27 +98,33 @@ class ValidationError(Error):
     errors = fields.Dict(keys=fields.String(), values=fields.List(fields.String()))
 
 
+def document(app: Flask, servers: list[str]) -> dict[str, Any]:
+    """Return the document of every endpoint of the blueprint `api`, ready for JSON.
+
+    `servers` are the URLs below which the endpoints are served, the best one first.
+    """
+    return {**described(app), "servers": [{"url": url} for url in servers]}
+
+
 @cache
-def document(app: Flask) -> dict[str, Any]:
-    """Return the document of every endpoint of the blueprint `api`, ready for JSON."""
-    plugin = MarshmallowPlugin(schema_name_resolver=lambda schema: type(schema).__name__)
-    plugin.Converter = Converter
+def described(app: Flask) -> dict[str, Any]:
+    """Return what of the document is the same in each response."""
+    marshmallow = MarshmallowPlugin(schema_name_resolver=lambda schema: type(schema).__name__)
     spec = APISpec(
         title="qyvo-standin",
         version=VERSION,
         openapi_version="3.1.0",
         info={"description": DESCRIPTION, "license": {"name": "MIT", "identifier": "MIT"}},
-        servers=[{"url": "/api/v1"}, {"url": "/v1"}],
-        plugins=[plugin],
+        plugins=[marshmallow, WholeSchemas()],
     )
-    plugin.converter.add_attribute_function(field_to_json_schema)
+    marshmallow.converter.add_attribute_function(field_to_json_schema)
     spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
     for status, (name, description, headers) in ERRORS.items():
         schema = ValidationError() if status == 422 else Error()
         spec.components.response(name, response(description, schema, headers))
     for rule in app.url_map.iter_rules():
         blueprint, _, name = rule.endpoint.rpartition(".")
-        if blueprint == "api":
+        if blueprint == "api" and name != "openapi_yaml":  # which is openapi_json once more
             [method] = rule.methods - {"HEAD", "OPTIONS"}
             path = rule.rule.removeprefix("/api/v1")
             view = app.view_functions[rule.endpoint]
@@ -122,7 +147,7 @@ def operation(name: str, view: Any) -> dict[str, Any]:
         errors |= {400, 413, 415, 422}
         if body.at_least_one_of or body.exactly_one_of:
             errors.add(404)
-        content = {"schema": body, "example": REQUEST_EXAMPLES[name]}
+        content = {"schema": body, "example": BODY_EXAMPLES[type(body).__name__]}
         described["requestBody"] = {"required": True, "content": {"application/json": content}}
     headers = {} if public else RATE_LIMIT
     described["responses"] = {
@@ -137,47 +162,57 @@ def response(description: str, schema: Any, headers: dict[str, Any]) -> dict[str
     return {"description": description, "headers": headers, "content": content}
 
 
-class Converter(OpenAPIConverter):
-    """Adds the rules between fields, and that a response has all of its keys."""
+class WholeSchemas(BasePlugin):
+    """Adds what holds for a schema as a whole, which the plugin for marshmallow can't know."""
 
-    def schema2jsonschema(self, schema):
-        described = super().schema2jsonschema(schema)
+    def schema_helper(self, name: str, definition: dict[str, Any], *, schema: Any, **kwargs: Any):
         instance = resolve_schema_instance(schema)
         if not isinstance(instance, schemas.Body):
-            described["required"] = list(described["properties"])
-            return described
+            return {"required": list(definition["properties"])}  # a response has all of its keys
+        # Postman fills in the default, unless it is told to look for examples. It does no harm
+        # elsewhere: a body is required, so none is ever assumed.
+        rules = {"default": BODY_EXAMPLES[name]}
         # Generators of typed clients lose the properties of a schema that has anyOf or oneOf.
         if instance.at_least_one_of:
             one, other = instance.at_least_one_of
-            described["if"] = {"not": {"required": [one]}}
-            described["then"] = {"required": [other]}
+            rules |= {"if": {"not": {"required": [one]}}, "then": {"required": [other]}}
         if instance.exactly_one_of:
-            described["minProperties"] = described["maxProperties"] = 1
-        return described
+            rules |= {"minProperties": 1, "maxProperties": 1}
+        return rules
 
 
-def field_to_json_schema(converter: Converter, field: Any, **kwargs: Any) -> dict[str, Any]:
-    """Return what JSON Schema can say of the project's own fields."""
+def field_to_json_schema(converter: Any, field: Any, **kwargs: Any) -> dict[str, Any]:
+    """Return what JSON Schema can say of the project's own fields, and an example.
+
+    Where it can't say enough for a generator to make values that are accepted, as of a phone, the
+    rest is in words.
+    """
+    described = rules_of(field)
+    if isinstance(field.parent, schemas.Body):
+        described["examples"] = [PROPERTY_EXAMPLES[field.name]]
+    return described
+
+
+def rules_of(field: Any) -> dict[str, Any]:
     match field:
         case schemas.Metadata():
             return {"type": "object", "additionalProperties": True}
         case schemas.ContactId():
             return {"format": "uuid"}
         case schemas.TagList():
-            tag = rf"[^,\u0000]{{0,{schemas.Tag.limit}}}"
+            tag = f"[^,]{{0,{schemas.Tag.limit}}}"
             pattern = f"^{tag}(,{tag}){{0,{schemas.MAX_TAGS - 1}}}$"
             return {"pattern": pattern, "description": "Comma-separated."}
         case schemas.PhoneNumber():
-            spelling = "With a leading +, in any usual spelling."
-            pattern = schemas.PHONE_PATTERN
-            return {"maxLength": field.limit, "pattern": pattern, "description": spelling}
+            text = "With a leading + and the country code, in any usual spelling."
+            return {"format": "phone", "description": text}
         case schemas.EmailAddress(clearable=True):
-            address = {"format": "email", "maxLength": field.limit}
-            return {"anyOf": [address, {"pattern": r"^\s*$"}]}
+            address = {"type": "string", "format": "email", "maxLength": field.limit}
+            return {"anyOf": [address, {"type": "string", "maxLength": 0}]}
         case schemas.EmailAddress():
             return {"format": "email", "maxLength": field.limit}
         case schemas.Tag():
             return {"maxLength": field.limit, "pattern": TAG}
         case schemas.Text():
-            return {"maxLength": field.limit, "pattern": TEXT}
+            return {"maxLength": field.limit}
     return {}

@@ -32,8 +32,6 @@ default_region: ContextVar[str | None] = ContextVar("default_region", default=No
 # nor an extension may turn into somebody else's number.
 _BETWEEN = r"[\s.()\u2010-\u2015\u2212-]"
 _PHONE = re.compile(rf"(?:tel:)?[\s(]*([+\uff0b]?){_BETWEEN}*\d(?:\d|{_BETWEEN})*", re.IGNORECASE)
-# The same for JSON Schema, in ASCII digits: no number has fewer or more of them.
-PHONE_PATTERN = rf"^\s*([Tt][Ee][Ll]:)?[\s(]*[+\uff0b]{_BETWEEN}*([0-9]{_BETWEEN}*){{4,18}}$"
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # by SQLite or in UTF-8
 _LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
