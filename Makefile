@@ -36,12 +36,12 @@ CONTAINER ?= docker
 image:
 	$(CONTAINER) build $(BUILD) --tag qyvo-standin .
 
-# The figures of docs/performance.md. `.venv/bin/python -m bench search` measures one row.
+# The figures of docs/performance.md; bench-others measures those that have peers alone.
 bench: $(VENV)/tests
 	@$(BIN)/python -m bench
 
 bench-others: $(VENV)/tests
-	@$(BIN)/python -m bench.others
+	@$(BIN)/python -m bench run request load start memory
 
 # The picture of the sandbox's page in the README, taken anew.
 picture: $(VENV)/tests

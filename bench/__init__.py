@@ -1,1 +1,1 @@
-"""The measurements that the docs quote: `make bench` and `make bench-others`."""
+"""The measurements that docs/performance.md quotes: `make bench`."""

@@ -1,179 +1,195 @@
 """Prints the table of figures. `python -m bench search memory` measures those rows alone."""
 
-import json
+import shutil
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice, product, takewhile
+from itertools import islice, product
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 
 import requests
-from flask import Flask
-from werkzeug.test import create_environ
 
-from app import create_app
-from bench.contacts import contact, database, import_csv, parse_csv, write_csv
+from bench.contacts import database, import_csv, parse_csv, write_csv
+from bench.in_process import BARE, applications, time_of, updates
 from bench.measuring import (
     CACHE,
-    HEADERS,
-    TOKEN,
-    Served,
     conditions,
     interleaved,
+    memory,
+    middle,
     ratios,
     request_times,
-    spread,
+    send,
     wrk,
 )
-from bench.others import NEW, SESSION, measure_load, measure_memory, measure_requests
-from bench.servers import FULL, NORMAL, PEERS, PRISM, SANDBOX, SOUL, prepare, running, served
+from bench.servers import (
+    CONTACTS,
+    JSON_SERVER,
+    NORMAL,
+    PEERS,
+    PRISM,
+    SANDBOX,
+    SOUL,
+    deployment,
+    prepare,
+    running,
+)
 
 SEARCHES = [
     f'POST /api/v1/actions/search-contacts {{"query": "{query}"}}'
     for query in ("nobody", "zzzqqq", "@nowhere", "+99999", "nguyễn zoé xy")
 ]
 
-Row = tuple[str, str, str]
+Row = tuple[str, str, str, str]
 
 
-def time_of_requests() -> Iterator[Row]:
-    with running(FULL, SANDBOX, *PEERS) as servers:
-        times = measure_requests(servers)
-    cells = []
-    for ours, how in product((SANDBOX, FULL), (SESSION, NEW)):
-        peer = min(PEERS, key=lambda peer, how=how: median(times[peer, how]))
-        cells.append(f"{ours}, {how}: {ratios(times[ours, how], times[peer, how])} ms of {peer}")
-    yield "time of a request by `requests` / the fastest peer's", "; ".join(cells), "≤ 0.95"
+def compare(
+    what: str, unit: str, ours: list[float], others: dict[str, list[float]]
+) -> Iterator[Row]:
+    """Yield a row for each of the others."""
+    for name, theirs in others.items():
+        figures = f"{middle(ours)} {unit}", f"{name}: {middle(theirs)} {unit}"
+        yield what, *figures, ratios(ours, theirs)
 
 
-def load() -> Iterator[Row]:
-    with running(NORMAL, FULL, SANDBOX, SOUL, PRISM) as servers:
-        rates, p99s = measure_load(servers)
+def run(tests: int = 100, rounds: int = 7) -> Iterator[Row]:
+    """Each test has a new session and, in the sandbox, a workspace of its own."""
 
-    def against(found, ours: str, connections: int, peer: str) -> str:
-        return ratios(found[ours, connections], found[peer, connections])
+    def seconds(name: str) -> float:
+        with running(name, count=0) as servers:
+            server = servers[name]
+            for test in range(1_000_000, 1_000_000 + tests):
+                with requests.Session() as session:
+                    for line in server.test:
+                        send(server.url, line, test, session, f"sandbox-{test}")
+        return time.perf_counter() - server.began
 
-    figure = "updates/s, {} / soul-cli"
-    yield figure.format("16 connections, `NORMAL`"), against(rates, NORMAL, 16, SOUL), "≥ 0.85"
-    yield figure.format("16 connections, `FULL`"), against(rates, FULL, 16, SOUL), "≥ 0.55"
-    yield figure.format("one connection, `NORMAL`"), against(rates, NORMAL, 1, SOUL), "≥ 0.65"
-    one, sixteen = (against(rates, SANDBOX, connections, PRISM) for connections in (1, 16))
-    measured = f"one connection: {one}; 16: {sixteen}"
-    yield f"updates/s, {SANDBOX} / Prism (stateless)", measured, "≥ 1.0"
-    normal, full = (against(p99s, ours, 16, SOUL) for ours in (NORMAL, FULL))
-    measured = f"`NORMAL`: {normal} ms; `FULL`: {full} ms"
-    yield "p99, 16 connections / soul-cli", measured, "≤ 1.0"
+    found = interleaved({name: partial(seconds, name) for name in (SANDBOX, *PEERS)}, rounds)
+    what = f"{tests} tests of five requests each, from start to stop"
+    yield from compare(what, "s", found.pop(SANDBOX), found)
 
 
-def million(many: int = 1_000_000, rounds: int = 25, count: int = 200) -> Iterator[Row]:
-    """In this process, without a server: it would hide the difference."""
-    with database(many).open("rb") as file:  # so that it is in memory
-        while file.read(1024 * 1024):
-            pass
-    cells = []
-    for synchronous in ("NORMAL", "FULL"):
-        measures = {}
-        for among in (1000, many):
-            app = app_on(database(among), synchronous)
-            measures[among] = lambda app=app, among=among: time_of(app, updates(among, count))
-        times = interleaved(measures, rounds)
-        cells.append(f"`{synchronous}`: {ratios(times[many], times[1000])} µs")
-    yield f"update among {many:,} contacts / among 1,000", "; ".join(cells), "≤ 1.25"
+def request(rounds: int = 9, count: int = 100) -> Iterator[Row]:
+    """One update by Python's requests: the median of each round."""
+
+    def milliseconds(server, on_a_session: bool) -> float:
+        with requests.Session() as session:
+            times = request_times(server, server.updates, session if on_a_session else None)
+            return median(islice(times, count))
+
+    with running(SANDBOX, *PEERS) as servers:
+        kinds = product(servers, (True, False))
+        measures = {(name, how): partial(milliseconds, servers[name], how) for name, how in kinds}
+        found = interleaved(measures, rounds)
+    for how, words in ((True, "on a session"), (False, "on a new connection")):
+        peers = {name: found[name, how] for name in PEERS}
+        what = f"an update by Python's requests, {words}, in the sandbox"
+        yield from compare(what, "ms", found[SANDBOX, how], peers)
 
 
-def app_on(path: Path, synchronous: str) -> Flask:
-    settings = {"CONTACTS_SYNCHRONOUS": synchronous, "QYVO_TOKEN": TOKEN}
-    return create_app({"CONTACTS_DATABASE": str(path), **settings})
+def process(rounds: int = 25, count: int = 200) -> Iterator[Row]:
+    with applications() as apps:
+        measures = {
+            name: lambda app=app: time_of(app, updates(count)) for name, app in apps.items()
+        }
+        found = interleaved(measures, rounds)
+    bare = {BARE: found.pop(BARE)}
+    for name, times in found.items():
+        yield from compare(f"an update without a server, {name}", "µs", times, bare)
 
 
-def updates(among: int, count: int) -> list[dict]:
-    """Return WSGI requests that update contacts far from each other, others each time."""
-    environs, now = [], time.time_ns()
-    for number in range(now, now + count * 611_953, 611_953):
-        update = {"phone": contact(number % among)["phone"], "metadata": {"lifetime_value": number}}
-        path, body = "/api/v1/actions/update-contact", json.dumps(update)
-        environs.append(create_environ(path, method="POST", headers=HEADERS, data=body))
-    return environs
+def load(rounds: int = 5, seconds: int = 2) -> Iterator[Row]:
+    with running(NORMAL, SANDBOX, *PEERS) as servers:
+        kinds = product(servers, (1, 16))
+        measures = {(name, c): partial(wrk, servers[name], c, seconds) for name, c in kinds}
+        found = interleaved(measures, rounds)
+    pairs = [(NORMAL, SOUL), *((SANDBOX, peer) for peer in PEERS)]
+    for connections, (ours, peer) in product((1, 16), pairs):
+        words = f"{connections} connections" if connections > 1 else "one connection"
+        what = f"updates a second and their p99, {words}, {ours}"
+        yield compare_load(what, found[ours, connections], peer, found[peer, connections])
 
 
-def time_of(app: Flask, environs: list[dict]) -> float:
-    """Return the mean time of the requests in microseconds."""
-    statuses = set()
-    began = time.perf_counter()
-    for environ in environs:
-        response = app(environ, lambda status, headers: statuses.add(status))
-        b"".join(response)
-        response.close()
-    spent = time.perf_counter() - began
-    if statuses != {"200 OK"}:
-        raise SystemExit(f"An update failed: {statuses}")
-    return spent / len(environs) * 1e6
+def compare_load(what: str, ours: list[dict], other: str, theirs: list[dict]) -> Row:
+    def figure(found):
+        p99 = middle([result["p99"] for result in found])
+        return f"{middle([result['rate'] for result in found])}, {p99} ms"
+
+    quotients = ratios(*([result["rate"] for result in found] for found in (ours, theirs)))
+    return what, figure(ours), f"{other}: {figure(theirs)}", quotients
 
 
-def search(counts=(100_000, 1_000_000), repeated: int = 30, seconds: int = 10) -> Iterator[Row]:
-    cells = []
+def gunicorn(rounds: int = 5, seconds: int = 3) -> Iterator[Row]:
+    """Two processes on one file, beside one."""
+    packages = CACHE / "gunicorn"
+    if not packages.exists():
+        pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", packages)
+        subprocess.run([*pip, "gunicorn==27.0.1"], check=True)
+    command = "gunicorn -w 2 --threads 8 --bind 127.0.0.1:PORT wsgi:app"
+    with tempfile.TemporaryDirectory(dir=CACHE) as directory:
+        path = shutil.copy(database(CONTACTS), directory)
+        with deployment(path) as one, deployment(path, command, PYTHONPATH=str(packages)) as two:
+            measures = {1: partial(wrk, one, 16, seconds), 2: partial(wrk, two, 16, seconds)}
+            found = interleaved(measures, rounds)
+    what = "updates a second and their p99, 16 connections, `gunicorn -w 2 --threads 8 wsgi:app`"
+    yield compare_load(what, found[2], "`serve`", found[1])
+
+
+def search(counts=(1000, 100_000, 1_000_000), rounds: int = 30) -> Iterator[Row]:
     for count in counts:
-        with served(database(count), "FULL") as server, requests.Session() as session:
-            searched = server._replace(requests=SEARCHES)
-            times = list(islice(request_times(searched, session), repeated))
-            p99 = p99_beside_ten(searched, request_times(server, session), seconds)
-        cells.append(f"{count:,}: {spread(times, '.1f')} ms, p99 {p99:.0f} ms")
-    figure = "search without a match, by number of contacts, and p99 of updates beside ten of them"
-    yield figure, "; ".join(cells), "≤ 25 and 250 ms, p99 < 50 ms"
+        with deployment(database(count)) as server, requests.Session() as session:
+            times = list(islice(request_times(server, SEARCHES, session), rounds))
+        yield f"a search that finds nothing among {count:,} contacts", f"{middle(times)} ms", "", ""
 
 
-def p99_beside_ten(searched: Served, updating: Iterator[float], seconds: int) -> float:
-    with ThreadPoolExecutor() as pool:
-        searching = pool.submit(wrk, searched, 10, seconds)
-        times = list(takewhile(lambda _: not searching.done(), updating))
-        searching.result()
-    return quantiles(times, n=100)[98]
-
-
-def imports(count: int = 1_000_000, rounds: int = 2) -> Iterator[Row]:
+def imports(count: int = 100_000, rounds: int = 3) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(dir=CACHE) as directory:
         file = Path(directory, "contacts.csv")
         write_csv(file, count)
         imported = partial(import_csv, file, file.with_suffix(".db"))
         measures = {"import": imported, "parse": partial(parse_csv, file)}
-        runs = interleaved(measures, rounds, warm_up=0)
-    ratio = ratios(*([seconds for seconds, *_ in of] for of in runs.values()))
-    _, peak, processes = map(max, zip(*runs["import"], strict=True))
-    yield (
-        f"import of {count:,} rows / csv and phonenumbers alone",
-        f"{ratio} s; processes: {processes}, {peak:.0f} MB",
-        "≤ 5.5, one process, 150 MB",
-    )
+        found = interleaved(measures, rounds, warm_up=0)
+    ours, least = ([seconds for seconds, _ in found[name]] for name in ("import", "parse"))
+    peak = max(megabytes for _, megabytes in found["import"])
+    what = f"an import of {count:,} rows, in {peak:.0f} MB"
+    yield from compare(what, "s", ours, {"csv and phonenumbers alone": least})
 
 
-def memory() -> Iterator[Row]:
-    found = measure_memory(FULL, SANDBOX, *PEERS)
-    lightest = min(PEERS, key=lambda peer: median(found[peer]))
-    cells = [f"{ours}: {ratios(found[ours], found[lightest])} MB" for ours in (FULL, SANDBOX)]
-    yield f"memory (PSS) / {lightest}, the lightest peer", "; ".join(cells), "≤ 0.5"
+def idle_memory(rounds: int = 3, seconds: int = 2) -> Iterator[Row]:
+    """After some load, while no other server shares its pages."""
+
+    def alone(name: str) -> float:
+        with running(name) as servers:
+            wrk(servers[name], 16, seconds)
+            return memory(servers[name].pid)
+
+    measures = {name: partial(alone, name) for name in (SANDBOX, JSON_SERVER)}
+    found = interleaved(measures, rounds, warm_up=0)
+    yield from compare("memory (PSS), sandbox", "MB", found.pop(SANDBOX), found)
 
 
 def start(rounds: int = 7) -> Iterator[Row]:
     def seconds(name: str) -> float:
-        with running(name) as servers:
+        with running(name, count=0) as servers:
             return servers[name].start_seconds
 
-    found = interleaved({name: partial(seconds, name) for name in (FULL, SANDBOX)}, rounds)
-    cells = [f"{name}: {spread(times)} s" for name, times in found.items()]
-    yield "start to the first 200", "; ".join(cells), "< 1 s"
+    found = interleaved({name: partial(seconds, name) for name in (SANDBOX, PRISM)}, rounds)
+    yield from compare("start to the first response, sandbox", "s", found.pop(SANDBOX), found)
 
 
 ROWS = {
-    "requests": time_of_requests,
+    "run": run,
+    "request": request,
+    "process": process,
     "load": load,
-    "million": million,
+    "gunicorn": gunicorn,
     "search": search,
     "import": imports,
-    "memory": memory,
+    "memory": idle_memory,
     "start": start,
 }
 
@@ -181,7 +197,7 @@ ROWS = {
 def main(*names: str):
     """Print each row as soon as it is measured."""
     prepare()
-    print(f"{conditions()}\n\n| figure | measured | aim |\n|---|---|---|", flush=True)
+    print(f"{conditions()}\n\n| what | here | beside it | ratio |\n|---|---|---|---|", flush=True)
     for name in names or ROWS:
         for row in ROWS[name]():
             print("|", " | ".join(row), "|", flush=True)

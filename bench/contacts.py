@@ -11,7 +11,7 @@ from pathlib import Path
 
 import phonenumbers
 
-from bench.measuring import CACHE, ROOT, memory, processes
+from bench.measuring import CACHE, ROOT, memory
 from store import MIGRATIONS
 
 FIRST = ("Amara", "Chloé", "Élodie", "Grace", "Hugo", "Kenji", "Olivia", "Romain")
@@ -52,33 +52,32 @@ def write_csv(path: Path, count: int):
         writer.writerows(map(contact, range(count)))
 
 
-def import_csv(path: Path, database: Path) -> tuple[float, float, int]:
+def import_csv(path: Path, database: Path) -> tuple[float, float]:
     """Run `flask import` into a new database."""
     for suffix in ("", "-wal", "-shm"):
         Path(f"{database}{suffix}").unlink(missing_ok=True)
     return run("flask", "import", str(path), CONTACTS_DATABASE=str(database))
 
 
-def parse_csv(path: Path) -> tuple[float, float, int]:
+def parse_csv(path: Path) -> tuple[float, float]:
     """Do the least that an import must."""
     return run("bench.contacts", str(path))
 
 
-def run(*module: str, **environment: str) -> tuple[float, float, int]:
-    """Return the command's seconds, its peak of memory in MB, and its number of processes."""
-    command, began, peak, count = [sys.executable, "-m", *module], time.perf_counter(), 0, 0
+def run(*module: str, **environment: str) -> tuple[float, float]:
+    """Return the command's seconds, and its peak of memory in MB."""
+    command, began, peak = [sys.executable, "-m", *module], time.perf_counter(), 0
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **environment}, stdout=subprocess.DEVNULL
     )
     while process.poll() is None:
         with suppress(OSError, TypeError):  # when it has just ended
             peak = max(peak, memory(process.pid))
-            count = max(count, len(processes(process.pid)))
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.2)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed.")
-    return time.perf_counter() - began, peak, count
+    return time.perf_counter() - began, peak
 
 
 if __name__ == "__main__":

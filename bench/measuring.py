@@ -20,23 +20,34 @@ import requests
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / ".bench"
 TOKEN = "sandbox"  # which deployments accept too, as QYVO_TOKEN
-HEADERS = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
 
 
 class Served(NamedTuple):
-    """A running server, and the requests to send to it: see updates.lua."""
+    """A running server, and what to send to it.
+
+    Each of the requests is a method, a path and a body, in which COUNT stands for a number that no
+    other request has.
+    """
 
     pid: int
     url: str
-    requests: list[str]
+    updates: list[str]
+    test: list[str]
+    began: float  # by time.perf_counter()
     start_seconds: float
 
 
 def conditions() -> str:
+    node = subprocess.check_output(["node", "--version"], text=True).strip()
     return (
         f"{date.today()}, {os.cpu_count()} cores, Python {platform.python_version()},"
-        f" aiohttp {version('aiohttp')}. Medians, and in brackets the middle half of the rounds."
+        f" waitress {version('waitress')}, Node {node}. Medians, and in brackets the middle half"
+        " of the rounds."
     )
+
+
+def headers(token: str = TOKEN) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
 
 def interleaved(
@@ -51,63 +62,61 @@ def interleaved(
 
 
 def ratios(subject: list[float], yardstick: list[float]) -> str:
-    """Return the subject by its yardstick, round by round, and the medians of both."""
-    quotients = [above / below for above, below in zip(subject, yardstick, strict=True)]
-    above, below = statistics.median(subject), statistics.median(yardstick)
-    digits = 0 if below >= 100 else 1 if below >= 10 else 2
-    return f"{spread(quotients)}, {above:,.{digits}f} against {below:,.{digits}f}"
+    """Return the subject by its yardstick, round by round."""
+    return spread([above / below for above, below in zip(subject, yardstick, strict=True)])
 
 
-def spread(values: list[float], form: str = ".2f") -> str:
+def spread(values: list[float], digits: int = 2) -> str:
     """Return the median, and between which values the middle half lies."""
     if len(values) == 1:
-        return f"{values[0]:{form}}"
+        return f"{values[0]:.{digits}f}"
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return f"{middle:{form}} ({low:{form}} to {high:{form}})"
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def middle(values: list[float]) -> str:
+    """Return the median with three digits or more."""
+    median = statistics.median(values)
+    return f"{median:,.{0 if median >= 100 else 1 if median >= 10 else 2}f}"
 
 
 def wrk(server: Served, connections: int, seconds: int) -> dict[str, float]:
-    """Return requests a second as `rate`, and `p99` in milliseconds."""
+    """Return updates a second as `rate`, and `p99` in milliseconds."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8") as lines:
-        lines.writelines(f"{line}\n" for line in server.requests)
+        lines.writelines(f"{line}\n" for line in server.updates)
         lines.flush()
+        options = f"-t 1 -c {connections} -d {seconds}s --timeout 30s --script bench/updates.lua"
         done = subprocess.run(
-            [
-                *(
-                    "wrk",
-                    "-t",
-                    "1",
-                    "-c",
-                    str(connections),
-                    "-d",
-                    f"{seconds}s",
-                    "--timeout",
-                    "30s",
-                ),
-                *("--script", ROOT / "bench/updates.lua", server.url),
-            ],
+            ["wrk", *options.split(), server.url],
+            cwd=ROOT,
             env={**os.environ, "REQUESTS": lines.name, "TOKEN": TOKEN},
             stdout=subprocess.PIPE,
             check=True,
         )
     result = json.loads(done.stdout.splitlines()[-1])
     if result["errors"]:
-        raise SystemExit(f"{server.requests[0]}: {result['errors']:.0f} requests failed.")
+        raise SystemExit(f"{server.updates[0]}: {result['errors']:.0f} requests failed.")
     return result
 
 
-def request_times(server: Served, session: requests.Session | None = None) -> Iterator[float]:
+def request_times(
+    server: Served, lines: list[str], session: requests.Session | None = None
+) -> Iterator[float]:
     """Yield how many milliseconds each request takes, without end.
 
     They share the session or, without one, have a new connection each.
     """
-    send = session.request if session else requests.request
-    for count, line in enumerate(itertools.cycle(server.requests), time.time_ns() // 1000):
-        method, path, body = line.replace("COUNT", str(count)).split(" ", 2)
+    for count, line in enumerate(itertools.cycle(lines), time.time_ns() // 1000):
         began = time.perf_counter()
-        response = send(method, server.url + path, data=body.encode(), headers=HEADERS)
+        send(server.url, line, count, session or requests)
         yield (time.perf_counter() - began) * 1000
-        response.raise_for_status()
+
+
+def send(url: str, line: str, count: int, session: Any, token: str = TOKEN):
+    """Send one of the requests of Served by a session or by the module `requests`."""
+    method, path, body = line.replace("COUNT", str(count)).split(" ", 2)
+    response = session.request(method, url + path, data=body.encode(), headers=headers(token))
+    response.raise_for_status()
 
 
 def memory(pid: int) -> float:
