@@ -98,8 +98,9 @@ def init_app(app: Flask, tokens):
         if rate_limit and is_of_the_api():
             rate_limit.count(token)
 
-    @app.after_request
-    def add_rate_limit(response: Response) -> Response:
-        if rate_limit and "rate_limit" in g:
-            response.headers.update(g.rate_limit)
-        return response
+    if rate_limit:
+
+        @app.after_request
+        def add_rate_limit(response: Response) -> Response:
+            response.headers.update(g.get("rate_limit", {}))
+            return response
