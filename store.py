@@ -663,11 +663,11 @@ def _insert(db: sqlite3.Connection, workspace_id: int, rows: Iterable[Values]):
 def _update(db: sqlite3.Connection, row: Values, fields: Values) -> Values:
     """Return the row with the fields, which are written if they make a difference."""
     changed = _changed(row, fields)
-    if changed == row:
+    columns = [column for column in row if changed[column] != row[column]]
+    if not columns:
         return row
     changed["updated_at"] = _now()
-    columns = [column for column in row if changed[column] != row[column]]
-    assignments = ", ".join(f"{column} = :{column}" for column in columns)
+    assignments = ", ".join(f"{column} = :{column}" for column in (*columns, "updated_at"))
     db.execute(f"UPDATE contact SET {assignments} WHERE number = :number", changed)  # noqa: S608
     return changed
 
