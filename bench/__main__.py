@@ -102,13 +102,13 @@ def process(rounds: int = 25, count: int = 200) -> Iterator[Row]:
         yield from compare(f"an update without a server, {name}", "µs", times, bare)
 
 
-def load(rounds: int = 5, seconds: int = 2) -> Iterator[Row]:
+def load(rounds: int = 5, seconds: int = 2, numbers=(1, 16)) -> Iterator[Row]:
     with running(NORMAL, SANDBOX, *PEERS) as servers:
-        kinds = product(servers, (1, 16))
+        kinds = product(servers, numbers)
         measures = {(name, c): partial(wrk, servers[name], c, seconds) for name, c in kinds}
         found = interleaved(measures, rounds)
     pairs = [(NORMAL, SOUL), *((SANDBOX, peer) for peer in PEERS)]
-    for connections, (ours, peer) in product((1, 16), pairs):
+    for connections, (ours, peer) in product(numbers, pairs):
         words = f"{connections} connections" if connections > 1 else "one connection"
         what = f"updates a second and their p99, {words}, {ours}"
         yield compare_load(what, found[ours, connections], peer, found[peer, connections])
