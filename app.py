@@ -65,8 +65,9 @@ class Service(Flask):
         """Read neither Host nor Upgrade, whose odd values would be refused. It takes long, too."""
         if request is None:
             return None
-        root, path = f"{request.root_path}/", request.path
-        return MapAdapter(self.url_map, "", root, "", request.scheme, path, request.method)
+        return self.url_map.bind(
+            "", request.root_path, None, request.scheme, request.method, request.path
+        )
 
 
 # The log

@@ -6,8 +6,7 @@ import math
 import re
 import threading
 import time
-from collections import deque
-from functools import lru_cache
+from collections import OrderedDict, deque
 
 from flask import Flask, Response, g, request
 from werkzeug import exceptions as http
@@ -57,14 +56,17 @@ class RateLimit:
     def __init__(self, per_minute: int):
         self._limit = per_minute
         self._lock = threading.Lock()
-        # For each of the last tokens, when its requests were admitted, by time.monotonic().
-        self._admitted = lru_cache(COUNTED_TOKENS)(lambda token_id, name: deque())
+        # When the requests of each token were admitted, by time.monotonic().
+        self._admitted: OrderedDict[tuple[int, str], deque[float]] = OrderedDict()
 
     def count(self, token: Token):
         """Count the current request. Raises TooManyRequests."""
         now = time.monotonic()
         with self._lock:
-            admitted = self._admitted(token.id, token.name)
+            admitted = self._admitted.setdefault((token.id, token.name), deque())
+            self._admitted.move_to_end((token.id, token.name))
+            if len(self._admitted) > COUNTED_TOKENS:
+                self._admitted.popitem(last=False)
             while admitted and admitted[0] <= now - 60:
                 admitted.popleft()
             wait = admitted[0] + 60 - now if len(admitted) == self._limit else 0
