@@ -3,7 +3,6 @@
 import difflib
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +83,10 @@ def unknown_settings(environment: Mapping[str, str]) -> list[str]:
 
 def make_store(settings: Mapping[str, Any], sandbox: bool) -> Store:
     """Return the store that the settings name, of a deployment or of a sandbox."""
+    given = settings["CONTACTS_DATABASE"]
     return Store(
-        settings["CONTACTS_DATABASE"] or default_database(sandbox),
+        given or default_database(sandbox),
+        make_folder=not given,
         synchronous=settings["CONTACTS_SYNCHRONOUS"],
         application_id=SANDBOX_FILE if sandbox else DEPLOYMENT_FILE,
     )
@@ -100,6 +101,4 @@ def default_database(sandbox: bool) -> Path:
     folder = Path(__file__).parent / "instance"
     if folder.with_name("__init__.py").exists():  # which package/ adds to the wheel
         folder = platformdirs.user_data_path("qyvo-standin", appauthor=False)
-    with suppress(OSError):  # the store reports it, if that keeps it from its file
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder / ("sandbox.db" if sandbox else "contacts.db")

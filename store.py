@@ -171,9 +171,15 @@ class Store:
     """
 
     def __init__(
-        self, path: str | Path, *, synchronous: str = "FULL", application_id: int = DEPLOYMENT_FILE
+        self,
+        path: str | Path,
+        *,
+        make_folder: bool = False,
+        synchronous: str = "FULL",
+        application_id: int = DEPLOYMENT_FILE,
     ):
         self.path = Path(path).absolute()
+        self._make_folder = make_folder
         self._synchronous = synchronous
         self._application_id = application_id
         self._free: list[sqlite3.Connection] = []
@@ -498,6 +504,12 @@ class Store:
             raise self._unusable(
                 "CONTACTS_SYNCHRONOUS: OFF is for a sandbox, since a power cut would lose contacts."
             )
+        if self._make_folder:
+            try:
+                self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                reason = f"the folder can't be made: {error.strerror}."
+                raise UnusableDatabase(f"{error.filename}: {reason}") from error
         with suppress(FileExistsError):
             self.path.touch(0o600, exist_ok=False)
         if not self.path.is_file():

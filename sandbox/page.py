@@ -49,7 +49,9 @@ def page():
     """Without news since its ETag, the page is a 304."""
     g.unlogged = True  # it asks for news twice a second
     store = workspaces().store
-    view = PageQuery().load({name: value for name, value in request.args.items() if value})
+    given = {name: value for name, value in request.args.items() if value}
+    wrong = PageQuery().validate(given)  # such as a status that is no number
+    view = PageQuery().load({name: given[name] for name in given.keys() - wrong.keys()})
     names = sorted({SANDBOX_WORKSPACE, *store.list_workspaces()})
     if view["workspace"] not in names:
         view["workspace"] = SANDBOX_WORKSPACE

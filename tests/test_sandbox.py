@@ -36,10 +36,7 @@ def test_a_deployment_has_none_of_it(make_app, method, path):
 
 
 def test_a_deployment_does_without_the_files_of_the_sandbox():
-    code = (
-        "import sys; sys.modules['sandbox'] = None\n"
-        "import app; app.create_app({'CONTACTS_DATABASE': '/nowhere'})"
-    )
+    code = "import sys; sys.modules['sandbox'] = None\nimport app; app.create_app()"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=20)
 
 
@@ -93,6 +90,32 @@ def test_qyvo_token_is_never_shown_on_page_terminal_or_log(tmp_path):
         assert all(secret not in text for text in shown)
         assert "Bearer sandbox" in shown[-2]
         assert all(secret.encode() not in file.read_bytes() for file in tmp_path.glob("*.db*"))
+
+
+# Responses
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/sandbox/reset"),
+        ("DELETE", "/sandbox/requests"),
+        ("DELETE", "/sandbox/faults"),
+        ("DELETE", f"/sandbox/contacts/{next(iter(SAMPLES))}"),
+    ],
+)
+def test_a_204_has_neither_a_body_nor_a_content_type(me, method, path):
+    response = me(method, path)
+    assert (response.status_code, response.data) == (204, b"")
+    assert "Content-Type" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "query", ["status=abc", "request=x", "status=1.5", "q=" + "x" * 300, f"request={10**50}"]
+)
+def test_an_address_that_was_typed_wrong_shows_a_person_the_page(me, query):
+    response = me("GET", f"/?{query}")
+    assert (response.status_code, response.content_type.partition(";")[0]) == (200, "text/html")
 
 
 # Hosts and origins
