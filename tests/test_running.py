@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 from conftest import (
+    MIB,
     PHONE,
     ROOT,
     SECONDS,
     TOKEN,
     UPDATE,
     assert_refused,
+    copy_of_the_project,
     deployed,
     environment,
     flask,
@@ -246,8 +248,10 @@ def test_behind_a_proxy_a_call_works_and_the_log_has_the_clients_address(
 
 def test_errors_have_their_shape_behind_a_proxy_too(call_through_proxy, proxied):
     assert_refused(call_through_proxy("{}", Authorization="Bearer wrong"), 401)
-    for size in (1024 * 1024 + 1, 3 * 1024 * 1024):
+    for size in (MIB + 1, 3 * MIB):
         assert_refused(call_through_proxy(b" " * size), 413)
+        assert_refused(call_through_proxy(iter([b" " * size])), 413)  # chunked
+    assert call_through_proxy(iter([json.dumps({"phone": PHONE}).encode()])).status_code == 200
     assert proxied.stop() == 0
     response = call_through_proxy("{}")
     assert_refused(response, 503)
@@ -295,8 +299,7 @@ def test_the_documented_commands_install_it(tmp_path):
                    tmp_path / "etc/nginx/sites-enabled", tmp_path / "etc/caddy",
                    tmp_path / "var/lib/qyvo-standin"):  # fmt: skip
         folder.mkdir(parents=True)
-    for file in [*ROOT.glob("*.py"), ROOT / "Makefile", ROOT / "requirements.txt"]:
-        shutil.copy(file, project)
+    copy_of_the_project(project)
     shutil.copytree(DEPLOY, project / "deploy")
     (project / ".venv/bin").symlink_to(Path(sys.executable).parent)
     (project / ".venv/runs").touch()
