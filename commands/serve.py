@@ -205,7 +205,7 @@ def allowed_connections() -> int:
     except ImportError:  # as on Windows, which knows no such limit
         return CONNECTIONS
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS + OTHER_FILES
+    wanted = 2 * CONNECTIONS + OTHER_FILES  # a large body waits in a file
     if 0 <= limit < wanted:  # RLIM_INFINITY is below
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
