@@ -1,4 +1,4 @@
-# make run, make test; PYTHON=python3.13 and PORT=9000 are yours to set.
+# make run, make test, make test-all; PYTHON=python3.13 and PORT=9000 are yours to set.
 MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 PORT ?= 8000
@@ -7,15 +7,22 @@ BIN := $(VENV)/bin
 # With it, every process that a test starts compiles what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test lint format audit image bench bench-others picture
+.PHONY: run install test test-all lint format audit image bench bench-others picture
 
 run: $(VENV)/runs
 	@$(BIN)/flask serve --sandbox --port $(PORT)
 
 install: $(VENV)/runs
 
+PYTEST = $(BIN)/python -m pytest -n 4 --dist worksteal
+
+# What a change to the service needs, in two minutes.
 test: lint
-	$(BIN)/python -m pytest -n 4 --dist worksteal
+	$(PYTEST) -m "not slow"
+
+# And what builds, installs on every Python, replicates, or breaks the contract on purpose.
+test-all: test
+	$(PYTEST) -m slow
 
 lint: $(VENV)/tests
 	$(BIN)/ruff check

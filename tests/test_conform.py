@@ -413,6 +413,7 @@ def assert_safe(calls, phone=PHONE):
         assert len(body) < 1000
 
 
+@pytest.mark.slow
 def test_each_rule_that_a_service_breaks_is_named_first_and_no_other(app, tmp_path, subtests):
     names = itertools.count()
 

@@ -23,10 +23,11 @@ HARDENED = [
     "--security-opt=no-new-privileges",
 ]
 
-pytestmark = needs_image = pytest.mark.skipif(
+needs_image = pytest.mark.skipif(
     not (PREPARED / "docker-compose").exists() or not shutil.which("podman"),
     reason="there is no image: .ci/image makes one, as root on Debian",
 )
+pytestmark = [pytest.mark.slow, needs_image]
 
 
 def podman(*args, check=True, stdin=None):

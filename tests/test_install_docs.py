@@ -14,6 +14,8 @@ from conftest import ROOT, SECONDS, environment, post
 from test_clients import node
 from test_container import compose, needs_image, podman, running
 
+pytestmark = pytest.mark.slow
+
 WHEEL = "qyvo_standin-0.2.0-py3-none-any.whl"
 
 

@@ -42,9 +42,12 @@ LOST_SECONDS = 3  # what docs/replication.md says that a restore may cost
 NAME = "Zebulon Quixotry"
 PHONES = [f"+1415555{n:04}" for n in range(40)]
 
-pytestmark = pytest.mark.skipif(
-    not LITESTREAM, reason="litestream is not installed: requirements-dev.txt has it"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not LITESTREAM, reason="litestream is not installed: requirements-dev.txt has it"
+    ),
+]
 
 
 @contextmanager

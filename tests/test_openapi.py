@@ -205,6 +205,7 @@ def test_errors_have_the_documented_shape(client, document):
         assert {h for h, each in documented if each["required"]} <= set(response.headers.keys())
 
 
+@pytest.mark.slow
 def test_schemathesis_finds_nothing(sandbox, tmp_path):
     pytest.importorskip("schemathesis", reason="holds the service to its document")
     folder = Path(__file__).parent / "openapi"

@@ -4,16 +4,30 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
 import urllib.request
 import zipfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import PHONE, ROOT, SECONDS, environment, post, virtual_environment
+from conftest import (
+    PHONE,
+    ROOT,
+    SECONDS,
+    TOKEN,
+    contacts_in,
+    environment,
+    post,
+    virtual_environment,
+    wait_until,
+)
+from pages import examples
+
+pytestmark = pytest.mark.slow
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMANDS = {"serve", "token", "workspace", "import", "export", "delete", "backup", "conform"}
@@ -204,3 +218,34 @@ def test_a_temporary_sandbox_leaves_the_users_folder_alone(run, bin_folder, work
     with installed_server(run, bin_folder, work, "--sandbox", "--temporary") as url:
         assert post(url, {"phone": PHONE}, "sandbox").status_code == 200
     assert not (tmp_path / "data").exists()
+
+
+def test_gunicorn_serves_an_installed_wheel(wheel, tmp_path):
+    python = virtual_environment(tmp_path / "venv", packages=[wheel, "gunicorn"])
+    [command] = [e.text for e in examples("docs/operating.md#commands") if "gunicorn" in e.text]
+    database, port = tmp_path / "contacts.db", free_port()
+    env = environment(database, QYVO_TOKEN=TOKEN, HOME=str(tmp_path))
+    env["PATH"] = f"{python.parent}:{env['PATH']}"
+    command = command.replace("wsgi:app", f"--bind 127.0.0.1:{port} wsgi:app")
+    with subprocess.Popen(["sh", "-c", f"exec {command}"], cwd=tmp_path, env=env) as process:
+        try:
+            url = f"http://127.0.0.1:{port}"
+            wait_until(lambda: is_listening(port))
+            create = "/v1/actions/create-contact"
+            assert post(url, {"phone": PHONE, "name": "A"}, path=create).status_code == 201
+            assert post(url, {"phone": PHONE}).json["name"] == "A"
+            assert post(url, {"phone": PHONE}, "wrong").status_code == 401
+        finally:
+            process.terminate()
+    assert contacts_in(database)[0]["name"] == "A"
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def is_listening(port):
+    with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
