@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +38,7 @@ ROMAIN = {
     "tags": ["vip"],
     "metadata": {"lifetime_value": 8900.5, "address": {"city": "Lyon", "zip": "69001"}},
 }
+MIB = 1024 * 1024
 SECONDS = 20  # a generous deadline: a test that needs it has failed
 
 
@@ -56,6 +57,10 @@ class Runner(FlaskCliRunner):
             stderr=result.stderr,
             output=result.stdout + result.stderr,
         )
+
+
+# A shell ignores SIGINT in what it starts in the background, and programs inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -196,10 +201,10 @@ def forgetful_sqlite(monkeypatch):
 
 @contextmanager
 def write_lock(path):
-    """Hold the database's write lock, as another process may."""
+    """Hold the database's write lock, as another process may. Returns what releases it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
-        yield
+        yield db.rollback
 
 
 def assert_refused(response, status, text=None):
@@ -233,20 +238,27 @@ def flask(*args, env, **options):
     )
 
 
-def after(statement):
-    """The arguments of a Python that runs the commands once it has run this statement."""
-    module = statement.partition(".")[0]
-    return "-c", f"import {module}; {statement}; from commands import main; main()"
+def copy_of_the_project(folder):
+    """Copy what a checkout runs into the folder, without an instance."""
+    for part in (*ROOT.glob("*.py"), ROOT / "Makefile", ROOT / "requirements.txt"):
+        shutil.copy(part, folder)
+    for package in ROOT.glob("*/__init__.py"):
+        name = package.parent.name
+        if name not in ("bench", "package", "tests"):
+            shutil.copytree(package.parent, folder / name)
 
 
 @contextmanager
-def serving(directory, *options, python=("-m", "flask"), **settings):
-    """The real server on a free port: `url`, `database`, `process`, `log()`, `stop()`."""
+def serving(directory, *options, python=("-m", "flask"), files=None, **settings):
+    """The real server on a free port: `url`, `database`, `process`, `log()`, `stop()`.
+
+    With `files`, it may open no more of them.
+    """
     directory.mkdir(exist_ok=True)
     database, log = directory / "served.db", directory / "log"
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, *python, "serve", "--port", "0", *options],
+            [*limit_of(files), sys.executable, *python, "serve", "--port", "0", *options],
             cwd=ROOT,
             env=environment(database, **settings),
             stdout=subprocess.PIPE,
@@ -274,12 +286,18 @@ def serving(directory, *options, python=("-m", "flask"), **settings):
             process.kill()
 
 
+def limit_of(files):
+    """What to put before a command that may open no more files than that."""
+    return ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh"] if files else []
+
+
 @contextmanager
-def deployed(directory, **settings):
+def deployed(directory, **options):
     """A deployment that holds ROMAIN and accepts TOKEN, as QYVO_TOKEN."""
+    directory.mkdir(exist_ok=True)
     with closing(Store(directory / "served.db")) as store:
         store.get_or_create_workspace(DEFAULT_WORKSPACE, [ROMAIN])
-    with serving(directory, QYVO_TOKEN=TOKEN, **settings) as server:
+    with serving(directory, QYVO_TOKEN=TOKEN, **options) as server:
         yield server
 
 
@@ -330,6 +348,55 @@ def json_response(response):
     )
 
 
+def wait_until(condition):
+    """Wait for what is about to become true."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.02)
+
+
+def wait_until_begun(url):
+    """Wait until every request that was sent before has a thread: they get one in their order."""
+    with connection(url) as http_connection:
+        http_connection.request("GET", "/healthz")
+        assert http_connection.getresponse().status == 200
+
+
+def wait_until_stopping(process):
+    """Wait until the server has heeded SIGTERM or SIGINT, after which it catches neither."""
+
+    def heeded():
+        caught = int(re.search(r"SigCgt:\s+(\w+)", status.read_text())[1], 16)
+        return not caught & 1 << (signal.SIGTERM - 1)
+
+    status = Path(f"/proc/{process.pid}/status")
+    if not status.exists():
+        pytest.skip("this test needs to see signal handlers as Linux shows them")
+    wait_until(heeded)
+
+
+def cpu_seconds(process):
+    """The processor time that it has used so far."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    if not stat.exists():
+        pytest.skip("this test needs to see processor time as Linux shows it")
+    user, system = stat.read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def wait_until_idle(process):
+    """Wait until it does nothing any more: what it still has to do waits for somebody else."""
+    used = [-1.0]
+
+    def idle():
+        time.sleep(0.3)
+        used.append(cpu_seconds(process))
+        return used[-1] == used[-2]
+
+    wait_until(idle)
+
+
 @contextmanager
 def raw(url, sent=b""):
     """A socket on which that has been sent."""
@@ -368,8 +435,17 @@ def read_response(sock):
 
 def received_or_fail(sock):
     data = sock.recv(65536)
-    assert data, "the connection was closed without an response"
+    assert data, "the connection was closed without a response"
     return data
+
+
+def received_to_the_end(sock):
+    """All that is sent until the connection is closed, in whatever way."""
+    received = b""
+    with suppress(ConnectionResetError):  # what was sent is not read to its end
+        while data := sock.recv(65536):
+            received += data
+    return received
 
 
 def log_line(server, part, before=""):

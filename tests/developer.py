@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import time
 from contextlib import closing
 from types import SimpleNamespace
 from urllib.parse import urlencode, urlsplit
@@ -103,11 +102,3 @@ def to_server(url):
         )
 
     return send
-
-
-def wait_until(condition):
-    """Wait for what is about to become true."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.02)

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 
-import cli
 import pytest
 from conftest import (
     PHONE,
@@ -25,7 +24,9 @@ from conftest import (
 from developer import SAMPLES, Developer
 from pages import clone
 
+import commands
 from app import create_app
+from settings import read_settings
 from store import DEPLOYMENT_FILE, SANDBOX_FILE, Store
 
 NOOR = "+14155550199"
@@ -139,8 +140,8 @@ def run_on_sandbox(path):
 
 def runner_on(path):
     """Runs `flask …` with that as CONTACTS_DATABASE."""
-    app = create_app({"CONTACTS_DATABASE": str(path)})
-    cli.init_app(app)
+    app = create_app(read_settings({"CONTACTS_DATABASE": str(path)}))
+    commands.init_app(app)
     return app.test_cli_runner()
 
 

@@ -193,6 +193,36 @@ def test_422_validation_failed_with_errors_for_each_field(call):
         assert all(isinstance(text, str) and text for text in texts)
 
 
+@pytest.mark.parametrize("character", ["x", "é", "\x01", "\ud800"], ids=ascii)
+def test_errors_name_at_most_20_fields_by_their_first_100_characters(call, character):
+    names = [f"{n:03}{character * 400}" for n in range(300)]
+    response = call({"phone": PHONE, **dict.fromkeys(names, 1)})
+    assert_refused(response, 422)
+    assert list(response.json["errors"]) == [name[:100] for name in names[:20]]
+    assert len(response.data) <= 16 * 1024
+
+
+def test_95_000_unknown_fields_are_refused_by_their_number_before_any_field_is_read(call):
+    fields = {"phone": "nonsense", "metadata": 1, **{f"k{n:05}": 1 for n in range(95_000)}}
+    response = call(json.dumps(fields, separators=(",", ":")).encode())
+    assert_refused(response, 422)
+    assert list(response.json["errors"]) == [f"k{n:05}" for n in range(20)]
+
+
+def test_a_reset_in_which_everything_is_wrong_names_20_fields_too(make_app):
+    reset = caller(make_app(sandbox=True).test_client(), "sandbox")
+    contacts = [{"phone": f"{n}", "nam": "", "email": "x"} for n in range(5000)]
+    response = reset({"contacts": contacts}, path="/sandbox/reset")
+    assert_refused(response, 422)
+    assert len(response.json["errors"]) == 20
+    assert len(response.data) <= 16 * 1024
+
+
+def test_metadata_is_refused_by_its_length_before_its_levels_are_looked_at(call):
+    response = call({"phone": PHONE, "metadata": {"a": "\0", "b": "x" * 70_000}})
+    assert response.json["errors"] == {"metadata": ["It exceeds 65536 bytes (64 KiB)."]}
+
+
 def test_metadata_that_grows_past_64_kib_only_by_merging_is_a_422(call, stored):
     assert call({"phone": PHONE, "metadata": {"a": "x" * 40_000}}).status_code == 200
     before = stored()

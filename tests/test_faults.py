@@ -3,13 +3,26 @@
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.client import RemoteDisconnected
 
 import pytest
-from conftest import PHONE, SECONDS, UPDATE, assert_refused, head, log_line, raw, read_response
-from developer import GET, SEARCH, Developer, wait_until
-
-DELAYED = 60
+from conftest import (
+    PHONE,
+    SECONDS,
+    UPDATE,
+    assert_refused,
+    head,
+    log_line,
+    raw,
+    read_response,
+    serving,
+    wait_until,
+    wait_until_begun,
+    wait_until_idle,
+    write_lock,
+)
+from developer import GET, SEARCH, Developer
 
 
 @pytest.fixture
@@ -212,6 +225,7 @@ def test_one_fault_may_be_put_without_an_array_and_replaces_all(me):
         ({"status": 429, "probability": 1.5}, ["probability"]),
         ({"status": 429, "probability": "0.5"}, ["probability"]),
         ({"status": 429, "probability": True}, ["probability"]),
+        ({"status": 429, "probability": None}, ["probability"]),
         ({"status": 429, "path": "/actions/updatecontact"}, ["path"]),
         ({"status": 429, "path": None}, ["path"]),
         ({"status": 429, "path": ""}, ["path"]),
@@ -264,7 +278,7 @@ def test_a_delayed_request_is_carried_out_even_if_its_client_has_gone(sandbox):
     me = Developer(sandbox.url, "sandbox-gone")
     me.inject(delay_ms=400)
     with raw(sandbox.url, head(me.token, "Content-Length: 2", path=SEARCH) + b"{}"):
-        time.sleep(0.2)  # for the request to meet the fault
+        wait_until(lambda: me.triggered() == [1])
     [entry] = me.journal(min=1, timeout=10)
     assert (entry["path"], entry["status"], entry["fault"]) == (SEARCH, 200, True)
 
@@ -279,7 +293,7 @@ def test_a_faulted_request_triggers_once_and_leaves_one_entry_and_one_line(sandb
     before = me("POST", GET, {"phone": PHONE}).json
     body = b'{"phone": "+14155550123", "metadata": {"n": 1}}'
     with raw(sandbox.url, head(token, f"Content-Length: {len(body)}")) as sock:
-        time.sleep(0.1)  # the body comes after the server has begun
+        wait_until_begun(sandbox.url)  # the body comes later
         sock.sendall(body)
         assert read_response(sock)[0] == status
     assert me.triggered() == [1]
@@ -352,19 +366,63 @@ def test_not_a_byte_is_sent_and_the_log_shows_the_status_0(sandbox, fault, metho
     assert me.me().status_code == 200
 
 
-def test_delayed_requests_hold_nobody_up(sandbox):
+def test_60_delayed_requests_and_50_long_polls_at_once_keep_nobody_waiting(sandbox):
     slow, quick = Developer(sandbox.url, "sandbox-slow"), Developer(sandbox.url, "sandbox-quick")
     slow.inject(delay_ms=3000)
-    with ThreadPoolExecutor(DELAYED) as pool:
-        started = time.monotonic()
-        delayed = [pool.submit(slow.update, {"phone": PHONE}) for _ in range(DELAYED)]
-        wait_until(lambda: slow.triggered() == [DELAYED])
-        for n in range(30):
+    poll = head(quick.token, method="GET", path="/sandbox/requests?path=/me&min=1&timeout=30")
+    with ThreadPoolExecutor(60) as pool, ExitStack() as stack:
+        polls = [stack.enter_context(raw(sandbox.url, poll)) for _ in range(50)]
+        delayed = [pool.submit(slow.update, {"phone": PHONE}) for _ in range(60)]
+        wait_until(lambda: slow.triggered() == [60])
+        for n in range(10):
             assert quick.update({"phone": PHONE, "name": f"{n}"}).status_code == 200
             assert quick.contacts()
             assert quick("GET", "/healthz").status_code == 200
         assert not any(request.done() for request in delayed)
+        quick.me()
+        assert {len(read_response(sock)[1]) for sock in polls} == {1}
         assert {request.result(SECONDS).status_code for request in delayed} == {200}
-        assert time.monotonic() - started < 12  # in eight threads it would be 24
-    assert slow.triggered() == [DELAYED]
-    assert len(slow.journal()) == DELAYED
+    assert slow.triggered() == [60]
+    assert len(slow.journal()) == 60
+
+
+COUNTS_CALLS = """if True:
+    import sys
+    from app import create_app
+    from commands.serve import listen, make_server, stop_on_signals
+    from sandbox import Sandbox
+    sandbox = Sandbox()
+    app = create_app(sandbox=sandbox, access_log=sys.stderr)
+    calls = []
+    def counted(environ, start_response):
+        calls.append(environ["PATH_INFO"])
+        return app(environ, start_response)
+    listeners = listen("127.0.0.1", 0)
+    server = make_server(counted, listeners, threads=8, idle_seconds=30)
+    stop_on_signals(sandbox, before_exit=lambda: None)
+    print(f"Serving on http://127.0.0.1:{listeners[0].getsockname()[1]}", flush=True)
+    server.run()
+    print(*calls)
+"""
+
+
+def test_the_application_is_called_once_for_each_request_whatever_it_waits_for(tmp_path):
+    with serving(tmp_path, python=("-c", COUNTS_CALLS)) as server:
+        me = Developer(server.url)
+        me.inject({"delay_ms": 100, "times": 1, "path": "/me"})
+        me.me()
+        me.contacts()
+        me.journal(min=9, timeout=0.2)
+        body = b'{"phone": "+14155550123", "metadata": {"n": 1}}'
+        with write_lock(server.database) as release, raw(server.url) as sock:
+            sock.sendall(head(me.token, f"Content-Length: {len(body)}"))
+            wait_until_begun(server.url)
+            sock.sendall(body)
+            wait_until_idle(server.process)
+            release()
+            assert read_response(sock)[0] == 200
+        me("POST", "/sandbox/reset", {"contacts": []})
+        assert server.stop() == 0
+        called = server.process.stdout.read().split()
+    assert called == ["/sandbox/faults", "/v1/me", SEARCH, "/sandbox/requests", "/healthz", UPDATE,
+                      "/sandbox/reset"]  # fmt: skip

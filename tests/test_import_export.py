@@ -10,7 +10,6 @@ import sys
 import threading
 from pathlib import Path
 
-import cli
 import pytest
 from conftest import (
     PHONE,
@@ -25,7 +24,9 @@ from conftest import (
     write_lock,
 )
 
+import commands
 from app import create_app
+from settings import read_settings
 
 OTHER_ID = "0197c1de-52ab-7cc3-9f3e-4a8d1f0c2b6e"
 NOOR = "+14155550199"
@@ -45,8 +46,8 @@ def import_text(run, tmp_path):
 
 def runner_on(database):
     """Runs `flask …` on a database that may not be there yet."""
-    app = create_app({"CONTACTS_DATABASE": str(database)})
-    cli.init_app(app)
+    app = create_app(read_settings({"CONTACTS_DATABASE": str(database)}))
+    commands.init_app(app)
     return app.test_cli_runner()
 
 

@@ -3,12 +3,13 @@
 import sqlite3
 from contextlib import closing
 
-import cli
 import pytest
 from conftest import PHONE, TOKEN, assert_refused, caller, environment, flask
 
+import commands
 import store as store_module
 from app import create_app
+from settings import read_settings
 from store import DEPLOYMENT_FILE, LATEST_VERSION, SANDBOX_FILE
 
 REFUSED = [
@@ -84,8 +85,8 @@ def test_so_is_every_command(file, tmp_path, monkeypatch, version, says, command
     monkeypatch.chdir(tmp_path)
     (tmp_path / "new.csv").write_text("phone\n+14155550199\n")
     before = contents(path)
-    app = create_app({"CONTACTS_DATABASE": str(path)})
-    cli.init_app(app)
+    app = create_app(read_settings({"CONTACTS_DATABASE": str(path)}))
+    commands.init_app(app)
     result = app.test_cli_runner().invoke(args=command)
     assert result.exit_code in (1, 2)
     assert result.stdout == ""
@@ -98,7 +99,7 @@ def test_so_is_every_command(file, tmp_path, monkeypatch, version, says, command
 def test_a_request_to_such_a_file_is_a_503_that_shows_no_path(file, version, says):
     path = file(version)
     before = contents(path)
-    app = create_app({"CONTACTS_DATABASE": str(path), "QYVO_TOKEN": TOKEN})
+    app = create_app(read_settings({"CONTACTS_DATABASE": str(path), "QYVO_TOKEN": TOKEN}))
     response = caller(app.test_client())({"phone": PHONE, "name": "Unwritten"})
     assert_refused(response, 503)
     assert str(path) not in response.text
@@ -113,16 +114,16 @@ def test_a_file_of_the_version_before_is_brought_up_to_date_with_all_that_it_hol
     store.close()
     next_version(
         monkeypatch,
-        "ALTER TABLE contact ADD COLUMN locale TEXT",
-        "UPDATE contact SET locale = 'fr'",
+        "ALTER TABLE contact ADD COLUMN colour TEXT",
+        "UPDATE contact SET colour = 'red'",
     )
     app = make_app()
     call = caller(app.test_client(), secret)
     assert call({"phone": PHONE, "name": "Renamed"}).json["name"] == "Renamed"
     app.extensions["store"].close()
     with closing(sqlite3.connect(app.extensions["store"].path)) as db:
-        rows = db.execute("SELECT phone, name, locale FROM contact").fetchall()
-        assert rows == [(PHONE, "Renamed", "fr")]
+        rows = db.execute("SELECT phone, name, colour FROM contact").fetchall()
+        assert rows == [(PHONE, "Renamed", "red")]
         assert db.execute("PRAGMA user_version").fetchone() == (LATEST_VERSION + 1,)
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []

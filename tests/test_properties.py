@@ -12,6 +12,7 @@ from marshmallow import ValidationError
 
 from app import create_app
 from schemas import PhoneNumber, UpdateContact, default_region
+from settings import read_settings
 from store import DEFAULT_WORKSPACE, TOO_LARGE
 
 hypothesis = pytest.importorskip("hypothesis", reason="property tests need hypothesis")
@@ -32,13 +33,12 @@ def examples(number):
 @pytest.fixture
 def app(tmp_path):
     database = tmp_path / "contacts.db"
-    app = create_app(
-        {
-            "CONTACTS_DATABASE": str(database),
-            "QYVO_TOKEN": TOKEN,
-            "CONTACTS_SYNCHRONOUS": "NORMAL",
-        }
-    )
+    settings = {
+        "CONTACTS_DATABASE": str(database),
+        "QYVO_TOKEN": TOKEN,
+        "CONTACTS_SYNCHRONOUS": "NORMAL",
+    }
+    app = create_app(read_settings(settings))
     store = app.extensions["store"]
     store.get_or_create_workspace(DEFAULT_WORKSPACE, [ROMAIN, {"phone": "+33639980101"}])
     yield app

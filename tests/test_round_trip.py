@@ -3,13 +3,14 @@
 import tempfile
 from types import SimpleNamespace
 
-import cli
 import pytest
 from conftest import execute
-from transfer import neutralised, restored
 
+import commands
 from app import create_app
+from commands.files import neutralised, restored
 from schemas import CreateContact
+from settings import read_settings
 from store import DEFAULT_WORKSPACE
 
 hypothesis = pytest.importorskip("hypothesis", reason="property tests need hypothesis")
@@ -44,8 +45,8 @@ def test_any_contacts_come_back_as_they_were(given_contacts, ending):
     with tempfile.TemporaryDirectory() as folder:
         apps = []
         for name in ("old", "new"):
-            app = create_app({"CONTACTS_DATABASE": f"{folder}/{name}.db"})
-            cli.init_app(app)
+            app = create_app(read_settings({"CONTACTS_DATABASE": f"{folder}/{name}.db"}))
+            commands.init_app(app)
             apps.append(SimpleNamespace(store=app.extensions["store"], run=app.test_cli_runner()))
         old, new = apps
         old.store.get_or_create_workspace(

@@ -50,25 +50,27 @@ def test_the_database_is_in_wal_mode(path):
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="counts open files as Linux shows them")
-def test_the_connection_of_a_thread_goes_with_the_thread(app, path):
+def test_as_many_connections_are_opened_as_are_used_at_once(app, path):
     def open_files():
         links = [os.readlink(file) for file in Path("/proc/self/fd").iterdir() if file.exists()]
         return links.count(f"{path}-wal")  # of the database itself SQLite keeps them, to use again
 
-    def read(together):
+    def read():
         assert app.extensions["store"].get_contact(1, phone=PHONE)["phone"] == PHONE
-        together.wait(SECONDS)  # so that there are 20 at once
 
-    app.extensions["store"].ping()
-    for _ in range(2):
-        together = threading.Barrier(20)
-        threads = [threading.Thread(target=read, args=(together,)) for _ in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    del thread, threads
+    for _ in range(20):
+        thread = threading.Thread(target=read)
+        thread.start()
+        thread.join()
     assert open_files() == 1
+    together = [app.extensions["store"].export_contacts(1) for _ in range(5)]
+    for export in together:
+        assert next(export)["phone"] == PHONE
+    assert open_files() == 5
+    for export in together:
+        export.close()
+    read()
+    assert open_files() == 5
 
 
 def test_every_table_is_strict(path):

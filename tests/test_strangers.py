@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 from conftest import (
+    MIB,
     PHONE,
     SECONDS,
     TOKEN,
     UPDATE,
-    after,
     assert_refused,
     connection,
     contacts_in,
+    deployed,
     environment,
     execute,
     flask,
@@ -27,7 +28,8 @@ from conftest import (
     post,
     raw,
     read_response,
-    serving,
+    received_to_the_end,
+    wait_until_idle,
 )
 
 BODY = json.dumps({"phone": PHONE}).encode()
@@ -38,7 +40,7 @@ def everything(url, sent):
     """All that the server sends until it ends the connection."""
     header, end, body = sent.partition(b"\r\n\r\n")
     with raw(url, header + b"\r\nConnection: close" + end + body) as sock:
-        return b"".join(iter(lambda: sock.recv(65536), b""))
+        return received_to_the_end(sock)
 
 
 # What an response tells
@@ -49,7 +51,7 @@ ANSWERED = {
     401: head("wrong", "Content-Length: 1") + b"{",
     404: head(TOKEN, path="/wp-admin", method="GET"),
     405: head(TOKEN, path="/healthz"),
-    413: head(TOKEN, "Content-Length: 9999999"),
+    413: head(TOKEN, f"Content-Length: {MIB + 1}") + b" " * (MIB + 1),
     422: head(TOKEN, "Content-Length: 2") + b"{}",
 }
 
@@ -81,14 +83,19 @@ def test_no_response_may_be_cached_or_taken_for_another_type_or_names_its_softwa
 
 @pytest.mark.parametrize(
     "sent",
-    [head(TOKEN, "X-Long: " + "x" * 70_000), head(TOKEN, "Transfer-Encoding: gzip")],
-    ids=["large_header", "unknown_encoding"],
+    [head(TOKEN, "X-Long: " + "x" * 70_000), head(TOKEN, "Transfer-Encoding: gzip"), b"?\r\n"],
+    ids=["large_header", "unknown_encoding", "no_http"],
 )
-def test_what_the_http_server_refuses_by_itself_shows_neither_trace_nor_path(server, sent):
+def test_what_the_http_server_refuses_by_itself_shows_neither_trace_nor_path_nor_version(
+    server, sent
+):
     received = everything(server.url, sent).decode()
-    assert received.startswith("HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain; ")
+    assert re.match(r"HTTP/1\.[01] (400|431|501) [A-Za-z ]+\r\n", received)
+    assert "\r\nContent-Type: text/plain" in received
+    assert "\r\nServer: qyvo-standin\r\n" in received
     assert len(received) < 500
     assert "Traceback" not in received
+    assert "waitress" not in received
     assert str(server.database.parent) not in received
     assert server.log() == ""
 
@@ -126,30 +133,30 @@ def test_a_header_larger_than_64_kib_is_a_431(shared_server):
     header = head(
         TOKEN, *(f"{name}: {value}" for name, value in fields.items()), "X: " + "x" * 2000
     )
-    assert everything(shared_server.url, header).startswith(b"HTTP/1.1 431 ")
+    assert re.match(rb"HTTP/1\.[01] 431 ", everything(shared_server.url, header))
 
 
-@pytest.mark.parametrize("size", [10, 8000, 10_000])
-def test_a_header_that_never_ends_is_a_400(shared_server, size):
+def test_a_header_that_never_ends_is_a_431(shared_server):
     with raw(shared_server.url, b"GET / HTTP/1.1\r\n") as sock:
         with suppress(OSError):
             for n in range(1000):
-                sock.sendall(b"X-%d: %s\r\n" % (n, b"x" * size))
-        assert sock.recv(65536).startswith(b"HTTP/1.0 400 ")
+                sock.sendall(b"X-%d: %s\r\n" % (n, b"x" * 8000))
+        assert re.match(rb"HTTP/1\.[01] 431 ", received_to_the_end(sock))
 
 
 # Clients that stall, hang up, or are many
 
 
-def test_400_clients_that_stall_in_the_middle_of_a_body_hold_up_nobody(shared_server):
-    bad = head("wrong", f"Content-Length: {len(BODY)}")
+@pytest.mark.parametrize("token", [TOKEN, "wrong"])
+def test_400_clients_that_stall_in_the_middle_of_a_body_hold_up_nobody(shared_server, token):
+    request = head(token, f"Content-Length: {len(BODY)}") + BODY
     with ExitStack() as stack:
-        for sent in [REQUEST[:-9], bad] * 200:
-            stack.enter_context(raw(shared_server.url, sent))
+        stalled = [stack.enter_context(raw(shared_server.url, request[:-9])) for _ in range(400)]
         for _ in range(20):
-            started = time.monotonic()
             assert post(shared_server.url, {"phone": PHONE}).status_code == 200
-            assert time.monotonic() - started < 2  # 3 ms, when nothing else keeps the machine busy
+        for sock in stalled[::50]:
+            sock.sendall(request[-9:])
+            assert read_response(sock)[0] == (200 if token == TOKEN else 401)
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads memory as Linux shows it")
@@ -160,10 +167,9 @@ def test_those_who_ask_for_much_at_once_keep_nobody_waiting(server):
         for _ in range(60):
             stack.enter_context(raw(server.url, much))
         for _ in range(3):
-            started = time.monotonic()
             http.request("GET", "/healthz")
             assert json_response(http.getresponse()).status_code == 200
-            assert time.monotonic() - started < 1.5
+        assert server.log().count("openapi") < 60 * 240  # so they were not waited for
         status = Path(f"/proc/{server.process.pid}/status").read_text()
         assert int(re.search(r"VmRSS:\s+(\d+)", status)[1]) < 100 * 1024
 
@@ -188,20 +194,18 @@ def test_clients_that_hang_up_half_way_leave_no_traceback_in_the_log(server, pre
     assert all(" POST " in line for line in server.log().splitlines()), server.log()
 
 
-def test_1500_silent_connections_keep_nobody_out(server):
+def test_900_silent_connections_keep_nobody_out(server):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 2000:
-        pytest.skip("this test may not open 1,500 connections itself")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    if hard != resource.RLIM_INFINITY and hard < 1200:
+        pytest.skip("this test may not open 900 connections itself")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
     try:
         with ExitStack() as stack:
             slow = stack.enter_context(raw(server.url, REQUEST[:-9]))
-            for n in range(1500):
+            for n in range(900):
                 stack.enter_context(raw(server.url, b"POST " if n % 2 else b""))
             for _ in range(5):
-                started = time.monotonic()
                 assert post(server.url, {"phone": PHONE}).status_code == 200
-                assert time.monotonic() - started < 10  # not the 30 s until idle ones are dropped
             slow.sendall(REQUEST[-9:])
             assert read_response(slow)[0] == 200
     finally:
@@ -209,116 +213,82 @@ def test_1500_silent_connections_keep_nobody_out(server):
     assert "Traceback" not in server.log()
 
 
-WITH_3_CONNECTIONS = after("server.CONNECTIONS = 3")
+@pytest.mark.slow
+def test_800_unfinished_bodies_that_wait_in_files_keep_nobody_out(server):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2300:
+        pytest.skip("there may not be 2,300 open files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1200), hard))
+    try:
+        with ExitStack() as stack:
+            body = b" " * 530_000  # beyond 512 KiB
+            for _ in range(800):
+                stack.enter_context(raw(server.url, head("wrong", "Content-Length: 999999") + body))
+            assert post(server.url, {"phone": PHONE, "name": "Written"}).status_code == 200
+            status = Path(f"/proc/{server.process.pid}/status").read_text()
+            assert int(re.search(r"VmRSS:\s+(\d+)", status)[1]) < 200 * 1024
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_connection_too_many_is_closed_at_once(tmp_path):
+def test_connections_beyond_the_limit_wait_until_others_are_closed(tmp_path):
+    """Where 200 files may be open, half of them are for connections, and the others suffice."""
+    with deployed(tmp_path, files=200) as server, ExitStack() as late_ones:
+        with ExitStack() as silent:
+            for _ in range(150):
+                silent.enter_context(raw(server.url))
+            late = late_ones.enter_context(raw(server.url, REQUEST))
+            wait_until_idle(server.process)
+            late.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                late.recv(1)
+        late.settimeout(SECONDS)
+        assert read_response(late)[0] == 200
+        assert post(server.url, {"phone": PHONE, "name": "Written"}).status_code == 200
+
+
+# Waitress looks for idle connections every 30 seconds, or as often as they may last.
+CLOSES_AFTER_2_S = """if True:
+    import logging, sys
+    from app import create_app
+    from commands.serve import listen, make_server
+    listeners = listen("127.0.0.1", 0)
+    app = create_app(access_log=sys.stderr)
+    server = make_server(app, listeners, threads=4, idle_seconds=2)
+    print(f"Serving on http://127.0.0.1:{listeners[0].getsockname()[1]}", flush=True)
+    server.run()
+"""
+
+
+def test_who_is_silent_is_closed_and_who_sends_slowly_or_now_and_then_is_not(tmp_path):
     with (
-        serving(tmp_path, python=WITH_3_CONNECTIONS, QYVO_TOKEN=TOKEN) as server,
-        ExitStack() as stack,
+        deployed(tmp_path, python=("-c", CLOSES_AFTER_2_S)) as server,
+        raw(server.url) as silent,
+        raw(server.url, REQUEST[:-9]) as stalled,
+        raw(server.url, head(TOKEN, "Content-Length: 500")) as slow,
+        connection(server.url) as now_and_then,
     ):
-        for _ in range(3):
-            kept = stack.enter_context(raw(server.url, head(TOKEN, method="GET", path="/v1/me")))
-            assert read_response(kept)[0] == 200
-        with raw(server.url) as fourth:
-            assert fourth.recv(1) == b""
-        kept.sendall(head(TOKEN, method="GET", path="/v1/me"))
-        assert read_response(kept)[0] == 200
-
-
-WITH_200_FILES = after("resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))")
-
-
-def test_where_few_files_may_be_open_half_of_them_are_for_connections(tmp_path):
-    with (
-        serving(tmp_path, python=WITH_200_FILES, QYVO_TOKEN=TOKEN) as server,
-        ExitStack() as stack,
-    ):
-        for _ in range(90):
-            stack.enter_context(raw(server.url))
-        search = "/v1/actions/search-contacts"  # in a thread, which opens the database
-        assert post(server.url, {"query": "x"}, path=search).json == []
-
-
-PATIENT_FOR_2_S = after("server.PATIENCE_SECONDS = 2")
+        before = contacts_in(server.database)
+        sent = 0
+        while not (is_closed(silent) and is_closed(stalled)):
+            slow.sendall(b" ")
+            sent += 1
+            assert sent < 400, "it was not closed"
+            now_and_then.request("GET", "/v1/me", headers={"Authorization": f"Bearer {TOKEN}"})
+            port = now_and_then.sock.getsockname()[1]
+            assert json_response(now_and_then.getresponse()).status_code == 200
+            assert now_and_then.sock.getsockname()[1] == port
+            time.sleep(0.1)  # which is slowly
+        slow.sendall(b"{}".rjust(500 - sent))
+        assert read_response(slow)[0] == 422
+        assert contacts_in(server.database) == before
 
 
 def is_closed(sock):
     sock.setblocking(False)
     try:
-        return sock.recv(1) == b""
+        return sock.recv(1) == b""  # a response would be another byte
     except BlockingIOError:
         return False
     except ConnectionResetError:
         return True
-
-
-def test_a_header_that_drips_in_is_dropped_and_who_sends_slowly_or_now_and_then_is_not(tmp_path):
-    with (
-        serving(tmp_path, python=PATIENT_FOR_2_S, QYVO_TOKEN=TOKEN) as server,
-        raw(server.url, b"GET / HTTP/1.1\r\nX-Slow: ") as dripping,
-        raw(server.url) as silent,
-        raw(server.url, head(TOKEN, "Content-Length: 500")) as slow,
-        connection(server.url) as now_and_then,
-    ):
-        deadline = time.monotonic() + SECONDS
-        sent = 0
-        while not (is_closed(dripping) and is_closed(silent)) and time.monotonic() < deadline:
-            with suppress(OSError):
-                dripping.sendall(b"x")
-            slow.sendall(b" ")
-            sent += 1
-            now_and_then.request("GET", "/v1/me", headers={"Authorization": f"Bearer {TOKEN}"})
-            port = now_and_then.sock.getsockname()[1]
-            assert json_response(now_and_then.getresponse()).status_code == 200
-            assert now_and_then.sock.getsockname()[1] == port
-            time.sleep(0.25)
-        assert is_closed(dripping)
-        assert is_closed(silent)
-        slow.setblocking(True)
-        slow.sendall(b"{}".rjust(500 - sent))
-        assert read_response(slow)[0] == 422
-
-
-def test_a_body_without_progress_is_a_400_and_its_connection_is_closed(server):
-    server.stop()
-    before = contacts_in(server.database)
-    with (
-        serving(server.database.parent, python=PATIENT_FOR_2_S, QYVO_TOKEN=TOKEN) as patient,
-        raw(patient.url, REQUEST[:-9]) as stalled,
-    ):
-        status, response = read_response(stalled)
-        assert (status, response["error"]) == (400, response["message"])
-        assert stalled.recv(1) == b""
-    assert contacts_in(server.database) == before
-
-
-def test_a_refused_request_whose_body_stalls_is_closed_at_once(shared_server):
-    for length in (50, 900_000):
-        with raw(shared_server.url, head("wrong", f"Content-Length: {length}") + b" " * 20) as sock:
-            assert read_response(sock)[0] == 401
-            assert sock.recv(1) == b""
-
-
-def test_who_is_refused_and_goes_on_sending_slowly_gets_the_response_in_seconds(shared_server):
-    with raw(shared_server.url, head("wrong", "Content-Length: 900000")) as sock:
-        began = time.monotonic()
-        sock.setblocking(False)
-        received = b""
-        while not received and time.monotonic() - began < SECONDS:
-            with suppress(OSError):
-                sock.send(b" ")
-            with suppress(BlockingIOError):
-                received = sock.recv(65536)
-            time.sleep(0.05)
-        assert received.startswith(b"HTTP/1.1 401 ")
-        assert time.monotonic() - began < 5  # 2, where the machine has nothing else to do
-
-
-def test_a_body_that_is_cut_off_is_no_500_at_a_path_that_does_not_exist_either(tmp_path):
-    with (
-        serving(tmp_path, "--sandbox", python=PATIENT_FOR_2_S) as server,
-        raw(server.url, head("sandbox", "Content-Length: 50", path="/v1/nothing")) as stalled,
-    ):
-        assert read_response(stalled)[0] == 404
-        assert "Traceback" not in server.log()

@@ -18,6 +18,7 @@ from conftest import (
 )
 
 from app import create_app
+from settings import read_settings
 from store import DEFAULT_WORKSPACE
 
 
@@ -125,7 +126,7 @@ def test_without_qyvo_token_its_value_opens_nothing(make_app):
 @pytest.mark.parametrize("value", ["a b", "é", "tab\there", "end\n"])
 def test_a_qyvo_token_that_no_header_can_carry_stops_the_start(value):
     with pytest.raises(Exception, match="QYVO_TOKEN: Must be ASCII without spaces"):
-        create_app({"QYVO_TOKEN": value})
+        create_app(read_settings({"QYVO_TOKEN": value}))
 
 
 def test_a_running_server_heeds_the_commands_at_once(tmp_path):
