@@ -43,9 +43,9 @@ def everything(url, sent):
         return received_to_the_end(sock)
 
 
-# What an response tells
+# What a response tells
 
-ANSWERED = {
+REQUESTS = {
     200: REQUEST,
     400: head(TOKEN, "Content-Length: 1") + b"{",
     401: head("wrong", "Content-Length: 1") + b"{",
@@ -56,11 +56,11 @@ ANSWERED = {
 }
 
 
-@pytest.mark.parametrize("status", ANSWERED)
+@pytest.mark.parametrize("status", REQUESTS)
 def test_no_response_may_be_cached_or_taken_for_another_type_or_names_its_software(
     shared_server, status
 ):
-    header, _, _ = everything(shared_server.url, ANSWERED[status]).decode().partition("\r\n\r\n")
+    header, _, _ = everything(shared_server.url, REQUESTS[status]).decode().partition("\r\n\r\n")
     status_line, *fields = header.split("\r\n")
     assert status_line.split()[1] == str(status)
     values = {name.lower(): value for name, value in (field.split(": ", 1) for field in fields)}
