@@ -1,6 +1,7 @@
 """A workspace for every token of a sandbox."""
 
 import json
+import re
 import threading
 import time
 from operator import attrgetter
@@ -25,6 +26,7 @@ SAMPLE_CONTACTS = [
 PREFIX = f"{SANDBOX_WORKSPACE}-"
 MAX_WORKSPACES = 200
 MAX_NAME = 200
+_VISIBLE = re.compile(r"[\x21-\x7e]+")
 MAX_JOURNALS = 64 * 1024 * 1024  # bytes of all of them
 
 
@@ -78,6 +80,27 @@ class Workspaces:
         workspace.used = time.monotonic()
         return workspace
 
+    def look_at(self, name: str) -> Workspace | None:
+        """Return the workspace, if there is one, without counting that as use of it.
+
+        None is made but that of `sandbox`, which is always there.
+        """
+        with self._lock:
+            if name == SANDBOX_WORKSPACE:
+                workspace_id = self.store.get_or_create_workspace(name, self.contacts)
+            else:
+                workspace_id = self.store.find_workspace(name)
+            return self._attach(name, workspace_id) if workspace_id else None
+
+    def list_names(self) -> list[str]:
+        """Return the name of every workspace, the last used first."""
+        names = dict.fromkeys([SANDBOX_WORKSPACE, *reversed(self.store.list_workspaces())])
+        return sorted(filter(self.is_name, names), key=self._used, reverse=True)
+
+    def is_name(self, name: str) -> bool:
+        """Return whether a workspace can have that name, which is then its token."""
+        return bool(_VISIBLE.fullmatch(name)) and self._name_of(name) == name
+
     def _name_of(self, secret: str) -> str | None:
         if secret in self._own_names:
             return SANDBOX_WORKSPACE
@@ -88,23 +111,27 @@ class Workspaces:
     def _open(self, name: str) -> Workspace:
         with self._lock:
             workspace_id = self.store.get_or_create_workspace(name, self.contacts)
-            workspace = self._by_name.get(name)
-            if workspace is None or workspace.workspace_id not in (0, workspace_id):
-                workspace = self._by_name[name] = Workspace(name, self.stopping)
-            workspace.workspace_id = workspace_id
+            workspace = self._attach(name, workspace_id)
             workspace.used = time.monotonic()
             self._drop_unused()
         return workspace
+
+    def _attach(self, name: str, workspace_id: int) -> Workspace:
+        workspace = self._by_name.get(name)
+        if workspace is None or workspace.workspace_id not in (0, workspace_id):
+            workspace = self._by_name[name] = Workspace(name, self.stopping)
+        workspace.workspace_id = workspace_id
+        return workspace
+
+    def _used(self, name: str) -> float:
+        return self._by_name[name].used if name in self._by_name else 0
 
     def _drop_unused(self):
         stored = self.store.list_workspaces()  # those of earlier runs too, the oldest first
         for name in self._by_name.keys() - stored.keys() - {SANDBOX_WORKSPACE}:
             del self._by_name[name]  # a command has deleted it
         stored.pop(SANDBOX_WORKSPACE, None)
-        longest_unused_first = sorted(
-            stored, key=lambda name: self._by_name[name].used if name in self._by_name else 0
-        )
-        for name in longest_unused_first[: max(0, len(stored) + 1 - MAX_WORKSPACES)]:
+        for name in sorted(stored, key=self._used)[: max(0, len(stored) + 1 - MAX_WORKSPACES)]:
             self.store.delete_workspace(stored[name])
             self._by_name.pop(name, None)
 

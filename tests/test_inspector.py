@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import threading
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from http.client import RemoteDisconnected
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from conftest import (
     caller,
     connection,
     environment,
+    flask,
     post,
     serving,
 )
@@ -65,10 +66,88 @@ def test_the_page_shows_one_workspace(client, call):
     assert "QYVO_TOKEN=sandbox-a" in page
 
 
-def test_the_page_makes_no_workspace(client):
-    page = client.get("/?workspace=sandbox-nobody").text
-    assert "nobody" not in page
-    assert "nobody" not in client.get("/").text
+NAMED = re.compile(r'<option value="(sandbox[^"]*)"')
+
+
+def test_looking_at_a_workspace_that_does_not_exist_makes_none_and_says_so(client, call):
+    call({"phone": PHONE, "name": "Of sandbox"})
+    page = client.get("/?workspace=sandbox-nope").text
+    assert "There is no workspace sandbox-nope yet" in page
+    assert re.findall(r"<button[^>]*>([^<]*)<", page) == ["Create it"]
+    assert "Of sandbox" not in page
+    assert NAMED.findall(client.get("/").text) == ["sandbox"]
+
+
+@pytest.mark.parametrize("name", ["default", "nonsense", "sandbox-", "sandbox-é", "sandbox-a b"])
+def test_what_can_be_no_workspaces_name_is_said_with_nothing_to_press(client, app, name):
+    app.extensions["store"].get_or_create_workspace("default")  # as `token create` makes it
+    page = client.get("/", query_string={"workspace": name})
+    assert page.status_code == 200
+    assert "There can be no such workspace" in page.text
+    assert "<button" not in page.text
+    assert "data-token" not in page.text
+    assert NAMED.findall(page.text) == ["sandbox"]
+
+
+def test_the_value_of_qyvo_token_is_no_workspaces_name_and_never_shown(make_app):
+    client = make_app(sandbox=True, QYVO_TOKEN="s3.cret").test_client()
+    caller(client, "s3.cret")({"phone": PHONE})
+    page = client.get("/?workspace=s3.cret").text
+    assert "There can be no such workspace" in page
+    assert "s3.cret" not in page
+
+
+def test_workspaces_are_listed_by_last_use_and_looking_at_one_is_none(client, app):
+    for name in "abca":
+        Developer(app, f"sandbox-{name}").me()
+    for name in ("sandbox", "sandbox-b"):
+        client.get(f"/?workspace={name}")
+    assert NAMED.findall(client.get("/").text) == [
+        "sandbox-a", "sandbox-c", "sandbox-b", "sandbox",
+    ]  # fmt: skip
+    Developer(app, "sandbox-b").me()
+    assert NAMED.findall(client.get("/").text)[0] == "sandbox-b"
+
+
+def test_a_workspace_of_an_earlier_run_is_shown_and_still_the_longest_unused(make_app):
+    Developer(make_app(sandbox=True), "sandbox-old").update({"phone": PHONE, "name": "Kept"})
+    app = make_app(sandbox=True)
+    Developer(app, "sandbox-new").me()
+    page = app.test_client().get("/?workspace=sandbox-old").text
+    assert "Kept" in page
+    assert NAMED.findall(page) == ["sandbox-new", "sandbox", "sandbox-old"]
+
+
+def test_without_javascript_the_page_does_not_say_live(client):
+    page = client.get("/").text
+    assert "Live" not in page
+    assert "<noscript>Reload to see news</noscript>" in page
+
+
+@pytest.mark.parametrize("query", ["status=abc", "request=x", "status=9999999999", "q=a%00b"])
+def test_a_query_that_cannot_be_is_left_out_of_a_page_for_a_person(client, call, query):
+    call({"phone": PHONE, "name": "Romain"})
+    page = client.get("/?" + query)
+    assert (page.status_code, page.mimetype) == (200, "text/html")
+    assert "Romain" in page.text
+
+
+def test_the_example_on_the_page_changes_something(sandbox):
+    if not shutil.which("curl"):
+        pytest.skip("needs curl")
+    token = "sandbox-example"
+    me = Developer(sandbox.url, token)
+    for _ in range(2):  # before the workspace is there, and when it is empty
+        with connection(sandbox.url) as http:
+            http.request("GET", f"/?workspace={token}")
+            page = http.getresponse().read().decode()
+        example = r'<pre[^>]* aria-label="An example request">(.*?)</pre>'
+        command = html.unescape(re.search(example, page, re.S)[1])
+        run = ["sh", "-c", command]
+        subprocess.run(run, env=environment("x"), capture_output=True, check=True, timeout=20)
+        [entry] = me.journal()
+        assert entry["response_body"]["tags"] == ["vip", "paris"]
+        assert me("POST", "/sandbox/reset").status_code == 204
 
 
 def test_looking_at_the_page_is_not_an_api_request(client, caplog):
@@ -167,21 +246,29 @@ def test_the_search_still_finds_parts_of_name_phone_and_email(me, found):
     assert found("nobody at all") == []
 
 
-def test_who_is_found_in_several_ways_is_shown_once_and_the_last_updated_first(app, me, found):
-    ways = {
-        "by name and tag": {"name": "vip", "tags": ["vip"]},
-        "by name": {"name": "A VIP"},
-        "by tag": {"tags": ["lead", "vip"]},
-        "by email": {"email": "vip@example.com"},
-        "not at all": {"name": "Nobody"},
-    }
-    app.config["SANDBOX_CONTACTS"] = [
-        {"id": way, "phone": f"+1415555012{n}", "updated_at": datetime(2026, 1, n, tzinfo=UTC)}
-        | has
-        for n, (way, has) in enumerate(ways.items(), 1)
+def test_who_is_found_in_several_ways_is_shown_once_and_the_last_message_first(me, found):
+    ids = [f"0197a1c0-5e00-7000-8000-00000000001{n}" for n in range(6)]
+    ways = [
+        {"name": "vip", "tags": "vip"},
+        {"name": "A VIP"},
+        {"tags": "lead, vip"},
+        {"email": "vip@example.com"},
+        {"name": "Víp"},
+        {"name": "Nobody"},
     ]
+    contacts = [
+        {"id": i, "phone": f"+1415555012{n}", "last_message_at": f"2026-01-0{n + 1}T09:00:00Z"}
+        | way
+        for n, (i, way) in enumerate(zip(ids, ways, strict=True))
+    ]
+    assert me("POST", "/sandbox/reset", {"contacts": contacts}).status_code == 204
+    assert found("vip") == [ids[n] for n in (4, 3, 2, 1, 0)]
+
+
+@pytest.mark.parametrize("text", ["elodie m", "ELODIE", "Élodie", "e\u0301lodie"])
+def test_the_search_ignores_accents(me, found, text):
     me.me()
-    assert found("vip") == ["by email", "by tag", "by name", "by name and tag"]
+    assert found(text) == [ÉLODIE]
 
 
 def test_the_search_shows_50_contacts_at_most_of_its_own_workspace(me, found, app):
@@ -237,8 +324,9 @@ def test_a_filter_offers_what_has_arrived_and_keeps_what_is_chosen(client, me):
 
 def test_every_time_on_the_page_is_in_one_format_with_its_zone(client, me):
     contact = me.update({"phone": PHONE, "name": "Changed"}).json
-    for query, count in {"": 1, f"?contact={contact['id']}": 3, "?request=1": 3}.items():
+    for query, count in {"": 1, f"?contact={contact['id']}": 4, "?request=1": 3}.items():
         text = re.sub(r"<[^>]*>", "", client.get(f"/{query}").text)
+        text = re.sub(r"localhost:\d+", "", text)
         assert len(re.findall(ISO_8601, text)) == count
         assert not re.search(r"\d:\d\d", re.sub(ISO_8601, "", text))
     assert f"<dd>{contact['updated_at']}</dd>" in client.get(f"/?contact={contact['id']}").text
@@ -501,6 +589,100 @@ def test_requests_are_filtered_and_stay_so_while_others_arrive(screen):
     assert rows.count() == 1
 
 
+def test_a_workspace_is_watched_before_its_first_request(browser, sandbox):
+    token = "sandbox-awaited-on-the-page"
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(DEADLINE)
+        page.goto(f"{sandbox.url}/?workspace={token}", timeout=20_000)
+        page.get_by_text(f"There is no workspace {token} yet").wait_for()
+        page.get_by_text("Live", exact=True).wait_for()
+        assert page.get_by_role("button").all_inner_texts() == ["Create it"]
+        Developer(sandbox.url, token).me()
+        page.locator("#requests .row", has_text="/v1/me").wait_for()
+        assert page.get_by_label("Workspace", exact=True).input_value() == token
+
+
+def test_create_it_makes_the_workspace_and_touches_no_other(browser, sandbox):
+    token = "sandbox-created-on-the-page"
+    others = Developer(sandbox.url, "sandbox")
+    others.update({"phone": PHONE, "name": "As it was"})
+    before = others.contacts(), len(others.journal())
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(DEADLINE)
+        page.on("dialog", lambda dialog: dialog.accept())
+        page.goto(f"{sandbox.url}/?workspace={token}", timeout=20_000)
+        page.get_by_role("button", name="Create it").click()
+        page.locator("#contacts .row", has_text="Romain").wait_for()
+        page.get_by_role("button", name="Reset").click()
+        page.get_by_text("Nothing has arrived yet.").wait_for()
+    assert Developer(sandbox.url, token).journal() == []
+    assert (others.contacts(), len(others.journal()) - 1) == before  # the look is a request
+
+
+def test_a_workspace_that_is_dropped_meanwhile_is_no_longer_shown(browser, tmp_path):
+    with serving(tmp_path, "--sandbox") as server:
+        screen = Screen(browser, server.url, "sandbox-dropped")
+        screen.see("#contacts .row", "Romain")
+        delete = ["workspace", "delete", "sandbox-dropped", "--sandbox", "--yes"]
+        done = flask(*delete, env=environment(server.database))
+        assert done.returncode == 0, done.stderr
+        Developer(server.url, "sandbox").me()  # which is news
+        screen.see("h2", "There is no workspace sandbox-dropped yet")
+        screen.close()
+
+
+def test_the_example_can_be_copied(screen):
+    screen = screen(permissions=["clipboard-read", "clipboard-write"])
+    Developer(screen.url, screen.token)("DELETE", "/sandbox/requests")
+    screen.page.locator("#requests").get_by_role("button", name="Copy").click()
+    screen.see("#requests button", "Copied")
+    copied = screen.page.evaluate("navigator.clipboard.readText()")
+    assert shlex.split(copied)[:4] == ["curl", "-X", "POST", f"{screen.url}{UPDATE}"]
+
+
+def test_a_delayed_request_is_marked(screen):
+    screen = screen()
+    Developer(screen.url, screen.token).inject(delay_ms=20, times=1)
+    assert screen.me({"phone": PHONE}).status_code == 200
+    screen.see("#requests .row", "fault A fault made it wait 20 ms.")
+    screen.page.locator("#requests .row").first.click()
+    screen.see("#detail .why", "A fault made it wait 20 ms.")
+
+
+def test_headers_and_the_reason_of_a_refused_token_are_shown(browser, tmp_path):
+    with serving(tmp_path, "--sandbox") as server:
+        screen = Screen(browser, server.url, "sandbox")
+        Developer(server.url, "undefined").me()
+        screen.page.locator("#requests .row", has_text="Bearer undefined: is the variable").click()
+        screen.see("#detail pre", "WWW-Authenticate: Bearer")
+        screen.see("#detail pre", f"Host: {screen.host}")
+        screen.close()
+
+
+def test_a_long_tag_is_whole_in_the_detail(screen):
+    screen = screen()
+    screen.me({"phone": PHONE, "tags": "t" * 64})
+    screen.open("Romain")
+    tag = screen.page.locator("#detail dd .tag")
+    assert tag.evaluate("e => e.scrollWidth <= e.clientWidth && getComputedStyle(e).maxWidth") == (
+        "none"
+    )
+
+
+def test_a_skip_link_leads_the_keyboard_to_the_requests(screen):
+    screen = screen()
+    screen.see("#requests .row", UPDATE)
+    screen.page.keyboard.press("Tab")
+    skip = screen.page.get_by_role("link", name="Skip to the requests")
+    skip.and_(screen.page.locator(":focus")).wait_for()
+    assert skip.bounding_box()["y"] >= 0
+    screen.page.keyboard.press("Enter")
+    screen.page.keyboard.press("Tab")
+    screen.page.locator("#clear:focus").wait_for()
+
+
 # Contacts in the browser
 
 
@@ -546,6 +728,36 @@ def test_only_what_was_changed_is_written(screen):
     }
     form = screen.form("Edit")
     assert form.get_by_label("Name").input_value() == "Changed by a test"
+
+
+def test_what_qyvo_says_of_a_contact_is_shown_and_edited(screen):
+    screen = screen()
+    screen.open("Grace Okafor")
+    screen.see("#detail dd", "2026-05-02T18:30:00+00:00")
+    form = screen.form("Edit")
+    assert form.get_by_role("heading").inner_text() == "Edit contact"
+    form.get_by_label("Source").select_option("zapier")
+    form.get_by_label("Locale").fill("en-GB")
+    form.get_by_label("Opted out").fill("")
+    form.get_by_label("Last message").fill("2026-05-07T08:14:23Z")
+    form.get_by_label("Messages").fill("3")
+    screen.save()
+    screen.see("#detail dd", "zapier")
+    shown = {
+        "source": "zapier",
+        "locale": "en-GB",
+        "opted_in_at": "2026-04-17T09:00:00+00:00",
+        "opted_out_at": None,
+        "last_message_at": "2026-05-07T08:14:23+00:00",
+        "total_messages": 3,
+    }
+    assert screen.stored(GRACE).items() >= shown.items()
+    form = screen.form("Edit")
+    assert form.get_by_label("Last message").input_value() == "2026-05-07T08:14:23+00:00"
+    form.get_by_label("Opted in").fill("yesterday")
+    screen.save()
+    screen.see("#change-opted_in_at-error", "Must be a time such as 2026-05-07T08:14:23")
+    screen.expect("422")
 
 
 def test_an_error_stands_beside_its_field_and_nothing_is_written(screen):
@@ -730,8 +942,8 @@ def test_a_fault_is_injected_and_triggered(screen):
     screen = screen()
     form = open_faults(screen)
     screen.see("#faults", "No faults.")
-    form.get_by_label("Respond with").select_option("429")
-    form.get_by_label("How often").fill("2")
+    form.get_by_label("Answer with status").select_option("429")
+    form.get_by_label("How many times").fill("2")
     form.get_by_label("Retry-After").fill("7")
     form.get_by_role("button", name="Inject").click()
     screen.see("#faults li", "429, retry after 7 s, 2 to come")
@@ -748,6 +960,40 @@ def test_a_fault_is_injected_and_triggered(screen):
     screen.see("#faults", "No faults.")
 
 
+@pytest.mark.parametrize(
+    ("choice", "shown", "fault"),
+    [
+        ("502 as an HTML page", "502 as an HTML page", {"status": 502, "body": "html"}),
+        ("none: carry it out, lose the response", "response lost", {"respond": False}),
+        ("none: close the connection at once", "connection closed", {"close": True}),
+    ],
+)
+def test_every_kind_of_fault_can_be_injected(screen, choice, shown, fault):
+    screen = screen()
+    form = open_faults(screen)
+    form.get_by_label("Answer with status").select_option(choice)
+    form.get_by_label("Wait before answering").fill("20")
+    form.get_by_role("button", name="Inject").click()
+    screen.see("#faults li", f"{shown} after 20 ms, 1 to come; triggered 0\u00d7")
+    [injected] = Developer(screen.url, screen.token).faults()
+    assert injected.items() >= (fault | {"delay_ms": 20, "times": 1}).items()
+    form.get_by_label("Answer with status").select_option("429")
+    form.get_by_role("button", name="Inject").click()
+    screen.see("#faults li", "429")
+    [kept, _] = Developer(screen.url, screen.token).faults()
+    assert kept == injected
+
+
+def test_a_lost_response_is_shown_as_none_with_what_was_written(screen):
+    screen = screen()
+    Developer(screen.url, screen.token).inject(respond=False, times=1)
+    with pytest.raises(RemoteDisconnected):
+        screen.me({"phone": PHONE, "name": "Written"})
+    screen.page.locator("#requests .row", has_text="none").click()
+    screen.see("#detail h3", "Response, which was not sent")
+    screen.see("#detail pre", '"name": "Written"')
+
+
 def test_another_fault_keeps_those_that_are_not_used_up(screen):
     screen = screen()
     me = Developer(screen.url, screen.token)
@@ -756,8 +1002,8 @@ def test_another_fault_keeps_those_that_are_not_used_up(screen):
         assert screen.me({"phone": PHONE}).status_code == status
     form = open_faults(screen)
     screen.see("#faults li", "503, 0 to come; triggered 1\u00d7")
-    form.get_by_label("Respond with").select_option("500")
-    form.get_by_label("How often").fill("")
+    form.get_by_label("Answer with status").select_option("500")
+    form.get_by_label("How many times").fill("")
     form.get_by_label("Probability").fill("0.25")
     form.get_by_label("Endpoint").select_option("/me")
     form.get_by_role("button", name="Inject").click()
@@ -796,7 +1042,7 @@ def test_every_fault_of_a_list_is_shown_in_order(screen):
     screen.see("#faults li", "418")
     assert shown_faults(screen) == [
         "503, /me only, with probability 0.5, until removed; triggered 0\u00d7",
-        "no error after 50 ms, 3 to come; triggered 0\u00d7",
+        "the usual response after 50 ms, 3 to come; triggered 0\u00d7",
         "418, retry after 5 s, until removed; triggered 0\u00d7",
     ]
 
@@ -804,13 +1050,11 @@ def test_every_fault_of_a_list_is_shown_in_order(screen):
 def test_a_fault_that_cannot_be_injected_says_why(screen):
     screen = screen()
     form = open_faults(screen)
-    form.get_by_label("Respond with").select_option("")
+    form.get_by_label("Answer with status").select_option("the usual one")
     form.get_by_role("button", name="Inject").click()
-    for field in ("status", "delay_ms"):
-        screen.see(f"#inject-{field}-error", "Pass status or delay_ms")
-    screen.expect("422")
+    screen.see("#inject-status-error", "Choose what to answer with, or how long to wait.")
     Developer(screen.url, screen.token).inject(*[{"status": 500}] * 20)
-    form.get_by_label("Respond with").select_option("429")
+    form.get_by_label("Answer with status").select_option("429")
     form.get_by_role("button", name="Inject").click()
     screen.see("#inject [role=alert]", "Pass at most 20 faults.")
     screen.expect("422")

@@ -38,9 +38,14 @@ function tell(text, state = "") {
 }
 
 function show(page) {
+  if (page.body.dataset.state !== document.body.dataset.state) {
+    location.reload(); // the workspace was made or dropped: all of the page is another
+    return;
+  }
   const focused = document.activeElement?.id;
   for (const part of document.querySelectorAll("[data-part]")) {
     if (part.querySelector("dialog[open]")) continue; // somebody is typing there
+    if (part.id === "workspace" && part === document.activeElement) continue; // or choosing
     const fresh = page.getElementById(part.id);
     if (part.isEqualNode(fresh)) continue;
     // Copied, since the choice of a select changes while its options are taken away.
@@ -75,16 +80,16 @@ function opened() {
 }
 
 let typing;
-byId("q").addEventListener("input", ({ target }) => {
+byId("q")?.addEventListener("input", ({ target }) => {
   clearTimeout(typing);
   typing = setTimeout(look, 120, target);
 });
-byId("path").addEventListener("change", ({ target }) => look(target));
-byId("status").addEventListener("change", ({ target }) => look(target));
+byId("path")?.addEventListener("change", ({ target }) => look(target));
+byId("status")?.addEventListener("change", ({ target }) => look(target));
 byId("workspace").addEventListener("change", () => byId("choose").submit());
 
 addEventListener("popstate", () => {
-  byId("q").value = new URLSearchParams(location.search).get("q") ?? "";
+  if (byId("q")) byId("q").value = new URLSearchParams(location.search).get("q") ?? "";
   etag = null;
   refresh();
 });
@@ -147,7 +152,8 @@ async function save(form) {
 }
 
 // Metadata is sent as it was typed, since JavaScript would round large numbers.
-function asJSON({ name, value }) {
+function asJSON({ name, value, type }) {
+  if (type === "number") return value || "0";
   if (name !== "metadata") return JSON.stringify(value);
   const text = value.trim() || "{}";
   try {
@@ -166,10 +172,13 @@ function newId() {
 }
 
 async function inject(form) {
-  const fault = {};
-  for (const [name, value] of new FormData(form)) {
-    if (value) fault[name] = name === "path" ? value : Number(value);
+  const { status, path, ...numbers } = Object.fromEntries(new FormData(form));
+  const fault = JSON.parse(status); // all that the choice says of the response
+  for (const [name, value] of Object.entries(numbers)) if (value) fault[name] = Number(value);
+  if (!Object.keys(JSON.parse(status)).length && !fault.delay_ms) {
+    throw { errors: { status: ["Choose what to answer with, or how long to wait."] } };
   }
+  if (path) fault.path = path;
   await putFaults([...(await faultsToCome()), fault]);
 }
 
@@ -195,10 +204,12 @@ async function deleteContact({ dataset }) {
 
 const ACTIONS = {
   reset() {
-    if (confirm("Put the contacts of the start back, and remove all requests and faults?")) {
+    const { token } = document.body.dataset;
+    if (confirm(`Put the first contacts of ${token} back, and remove its requests and faults?`)) {
       attempt(() => send("POST", "/sandbox/reset"));
     }
   },
+  "create-workspace": () => attempt(() => send("GET", "/sandbox/requests?limit=1")),
   clear: () => attempt(() => send("DELETE", "/sandbox/requests")),
   "remove-all": () => attempt(() => send("DELETE", "/sandbox/faults")),
   delete(button) {
