@@ -926,6 +926,19 @@ def test_an_application_on_localhost_reaches_the_sandbox_through_its_development
     assert entry["request_headers"]["Host"] == urlsplit(sandbox.url).netloc
 
 
+def test_without_cors_headers_a_page_cannot_send_requests_directly(browser, sandbox):
+    send = """([url, phone]) => fetch(`${url}/api/v1/actions/update-contact`, {
+        method: "POST",
+        headers: { Authorization: "Bearer sandbox-direct", "Content-Type": "application/json" },
+        body: JSON.stringify({ phone, name: "From a browser" }),
+    }).then(() => "arrived", () => "refused")"""
+    with development_server(sandbox.url) as url, browser.new_context() as context:
+        page = context.new_page()
+        page.goto(url, timeout=20_000)
+        assert page.evaluate(send, [sandbox.url, PHONE]) == "refused"
+    assert Developer(sandbox.url, "sandbox-direct").name() == "Romain"
+
+
 # Faults in the browser
 
 

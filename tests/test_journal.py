@@ -184,6 +184,13 @@ def test_a_request_without_a_known_token_is_in_the_journal_of_sandbox_without_it
     assert [(e["status"], e["request_body"]) for e in entries] == [(401, None)] * 2
 
 
+def test_the_request_body_is_null_if_the_token_or_the_path_was_refused(app):
+    Developer(app, "unknown").update({"phone": PHONE})
+    me = Developer(app, "sandbox")
+    me("POST", "/v1/actions/updatecontact", {"phone": PHONE})
+    assert [(e["status"], e["request_body"]) for e in me.journal()] == [(404, None), (401, None)]
+
+
 def why_refused(app, authorization):
     headers = {"Authorization": authorization} if authorization is not None else {}
     app.test_client().get("/v1/me", headers=headers)

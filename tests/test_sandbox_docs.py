@@ -29,6 +29,7 @@ def test_what_arrived(url, run):
     for each in (entry, expected):
         for varies in ("id", "time", "milliseconds"):
             assert each.pop(varies)
+        assert each["request_headers"].pop("Host")
     assert entry == expected
 
 
@@ -37,6 +38,9 @@ def test_reset(url, run):
     [samples, own] = examples("docs/sandbox.md#reset")
     assert run(own) == ""
     assert post(url, {"phone": "+14155550123"}, "sandbox").json["tags"] == ["vip", "paris"]
+    body = {"phone": "+14155550123"}
+    stored = post(url, body, "sandbox", "/v1/actions/get-contact").json
+    assert stored["opted_out_at"] == "2026-05-02T18:30:00+00:00"
     assert run(samples) == ""
     assert post(url, {"phone": "+14155550123"}, "sandbox").json["tags"] == ["vip"]
 
