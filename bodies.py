@@ -45,7 +45,7 @@ def read_json() -> Any:
         raise http.RequestEntityTooLarge
     if not current.is_json:
         raise http.UnsupportedMediaType
-    if current.headers.get("Content-Encoding", "identity").lower() != "identity":
+    if current.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
         raise CompressedBody
     body = current.get_data()
     if len(body) > BODY_LIMIT:

@@ -93,5 +93,6 @@ def is_of_another_site(host: str) -> bool:
 def is_loopback(name: str) -> bool:
     """Return whether a Host header's name, without the port, is this machine's."""
     with suppress(ValueError):
-        return ipaddress.ip_address(name.strip("[]")).is_loopback
+        address = ipaddress.ip_address(name.strip("[]"))
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     return name.lower() == "localhost"

@@ -271,6 +271,16 @@ def test_the_search_ignores_accents(me, found, text):
     assert found(text) == [ÉLODIE]
 
 
+def test_the_search_ignores_accents_in_the_names_of_the_5000_oldest_contacts(app, client, me):
+    me.me()
+    names = [f"Zoé {n}" for n in range(5001)]
+    contacts = [{"phone": f"+1415555{n:04}", "name": name} for n, name in enumerate(names)]
+    store = app.extensions["store"]
+    store.replace_contacts(store.find_workspace("sandbox"), contacts)
+    assert "<strong>Zoé 4999</strong>" in client.get("/?q=zoe 4999").text
+    assert "No contact matches." in client.get("/?q=zoe 5000").text
+
+
 def test_the_search_shows_50_contacts_at_most_of_its_own_workspace(me, found, app):
     contacts = [
         {"phone": f"+1415555{n:04}", "name": "crowd" if n % 2 else "x", "tags": "crowd"}

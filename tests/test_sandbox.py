@@ -122,14 +122,30 @@ def test_an_address_that_was_typed_wrong_shows_a_person_the_page(me, query):
 
 
 @pytest.mark.parametrize(
-    "host", ["localhost", "127.0.0.1:8000", "127.0.0.2:80", "[::1]:9", "LOCALHOST:80"]
+    "host",
+    [
+        "localhost",
+        "127.0.0.1:8000",
+        "127.0.0.2:80",
+        "[::1]:9",
+        "[::ffff:127.0.0.1]:80",
+        "LOCALHOST:80",
+    ],
 )
 def test_the_sandbox_responds_to_the_names_of_loopback(me, host):
     assert me("GET", "/v1/me", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "10.0.0.1", ""]
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example:80",
+        "10.0.0.1",
+        "[::ffff:10.0.0.1]",
+        "",
+    ],
 )
 @pytest.mark.parametrize("path", ["/", "/v1/me", "/sandbox/requests", "/inspector/inspector.js"])
 def test_the_sandbox_responds_to_no_other_name(me, host, path):
