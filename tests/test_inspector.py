@@ -643,6 +643,21 @@ def test_a_workspace_that_is_dropped_meanwhile_is_no_longer_shown(browser, tmp_p
         screen.close()
 
 
+@pytest.mark.parametrize(
+    ("workspace", "buttons"), [("sandbox", ["Show", "Show"]), ("sandbox-without-script", [])]
+)
+def test_without_javascript_there_is_nothing_to_press_that_does_nothing(
+    browser, sandbox, workspace, buttons
+):
+    Developer(sandbox.url, "sandbox").me()
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{sandbox.url}/?workspace={workspace}", timeout=20_000)
+        visible = page.locator("button:visible").all_inner_texts()
+        assert visible == buttons
+        assert page.locator("#live noscript").is_visible()
+
+
 def test_the_example_can_be_copied(screen):
     screen = screen(permissions=["clipboard-read", "clipboard-write"])
     Developer(screen.url, screen.token)("DELETE", "/sandbox/requests")
