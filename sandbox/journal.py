@@ -129,9 +129,10 @@ class Journal:
 
 
 def size(entry: dict[str, Any]) -> int:
-    headers = *entry["request_headers"].items(), *entry["response_headers"].items()
-    bodies = len(entry["request_body"]) + len(entry["response_body"])
-    return bodies + sum(len(name) + len(value) for name, value in headers)
+    parts = [entry["request_body"], entry["response_body"]]
+    for headers in (entry["request_headers"], entry["response_headers"]):
+        parts += [*headers, *headers.values()]
+    return sum(map(len, parts))
 
 
 def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from unicodedata import combining, normalize
 from urllib.parse import quote
 
 from flask import Blueprint, Response, g, render_template, request, send_from_directory
-from marshmallow import EXCLUDE, Schema, ValidationError, fields
+from marshmallow import EXCLUDE, Schema, fields
 
 import schemas
 from auth import public
@@ -83,10 +83,8 @@ def page():
 def read_query() -> dict[str, Any]:
     """Return what to show. What can't be is left out, since it is a person who would read why."""
     given = {name: value for name, value in request.args.items() if value}
-    try:
-        return PageQuery().load(given)
-    except ValidationError as error:
-        return PageQuery().load({k: v for k, v in given.items() if k not in error.messages})
+    wrong = PageQuery().validate(given)
+    return PageQuery().load({name: given[name] for name in given.keys() - wrong.keys()})
 
 
 def show(workspace: Workspace, view: dict[str, Any], url: str) -> dict[str, Any]:

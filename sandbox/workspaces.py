@@ -45,7 +45,7 @@ class Workspace:
 
 
 class Workspaces:
-    """Gives the token `sandbox`, and each that continues it after a hyphen, a workspace.
+    """Gives the token `sandbox`, and each that begins with `sandbox-`, a workspace.
 
     A workspace is made when its token is first admitted. Beyond MAX_WORKSPACES the longest unused
     is dropped; that of `sandbox` stays. `version` changes whenever the page may have news.
