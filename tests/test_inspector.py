@@ -1022,6 +1022,28 @@ def test_every_kind_of_fault_can_be_injected(screen, choice, shown, fault):
     assert kept == injected
 
 
+def test_a_fault_is_injected_and_removed_by_keyboard_alone(screen):
+    screen = screen()
+    press, write = screen.page.keyboard.press, screen.page.keyboard.type
+    screen.page.locator("#faults-summary").focus()
+    press("Enter")
+    press("Tab")
+    screen.page.locator("#inject-status:focus").wait_for()
+    write("503")
+    press("Tab")
+    write("20")
+    press("Enter")
+    screen.see("#faults li", "503 after 20 ms, 1 to come; triggered 0\u00d7")
+    for _ in range(7):  # past the other fields and both buttons
+        press("Tab")
+    screen.page.locator("#remove-0:focus").wait_for()
+    press("Enter")
+    screen.see("#faults", "No faults.")
+    press("Escape")
+    screen.page.locator("#faults-summary:focus").wait_for()
+    assert not screen.page.locator("#inject").is_visible()
+
+
 def test_a_lost_response_is_shown_as_none_with_what_was_written(screen):
     screen = screen()
     Developer(screen.url, screen.token).inject(respond=False, times=1)
