@@ -732,3 +732,37 @@ def test_the_documented_difference(app, tmp_path):
     with service(app, only("update-contact")(tags_are_appended)) as server:
         done = conform(server.url, tmp_path, token="sandbox-appends")
     assert done.output.startswith(printed), done.output
+
+
+def run_against_the_document(server, sandbox, home):
+    """Run the documented lines, with the document of that server, on the sandbox."""
+    [lines] = documented("docs/conformance.md#hold-the-stand-in-to-the-vendors-openapi-document")
+    (home / ".venv").symlink_to(sys.prefix)
+    lines = lines.replace("https://www.qyvo.io", server).replace(
+        "http://127.0.0.1:8000", sandbox.url
+    )
+    return subprocess.run(["bash", "-ec", lines], cwd=home, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_the_documented_lines_hold_the_sandbox_to_an_openapi_document(tmp_path, sandbox):
+    pytest.importorskip("schemathesis", reason="holds the service to the document")
+    done = run_against_the_document(sandbox.url, sandbox, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No issues found" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_documented_lines_name_what_is_not_as_the_document_says(app, tmp_path, sandbox):
+    pytest.importorskip("schemathesis", reason="holds the service to the document")
+
+    @after("openapi.yaml")
+    def me_is_a_list(request, response):
+        me = response.json["paths"]["/me"]["get"]["responses"]["200"]
+        me["content"]["application/json"]["schema"] = {"type": "array"}
+        response.json["paths"] = {"/me": response.json["paths"]["/me"]}
+
+    with service(app, me_is_a_list) as vendor:
+        done = run_against_the_document(vendor.url, sandbox, tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Response violates schema" in done.stdout
