@@ -19,7 +19,8 @@ BEARERS = {"none": None, "unknown": "Bearer conform-unknown", "malformed": "Bear
 PHONE, ID = "<PHONE>", "<ID>"
 NO_PLUS, LAST_DIGITS = "<PHONE without +>", "<PHONE's last 7 digits>"
 SPACES, DOTS, PARENTHESES = "<PHONE with spaces>", "<PHONE with dots>", "<PHONE with (), ->"
-TEL, ARABIC = "<tel:PHONE>", "<PHONE in Arabic digits>"
+SLASH, FULL_WIDTH = "<PHONE with a slash>", "<PHONE with full-width + and ()>"
+TEL, ARABIC, APOSTROPHE = "<tel:PHONE>", "<PHONE in Arabic digits>", "<'PHONE>"
 MARKED = "<PHONE between direction marks>"
 RETIRED_MEXICAN, UPPER_ID = "<PHONE as +521…>", "<ID in upper case>"
 NOBODY = "5f0c3a52-9d0e-4b63-8c1f-7d2b6a90e4c1"
@@ -318,8 +319,14 @@ RULES = [
          [find(phone=DOTS)], {"id": ID}),
     Rule("phone-parentheses", OTHER, "get-contact finds by a phone with parentheses and hyphens",
          [find(phone=PARENTHESES)], {"id": ID}),
+    Rule("phone-slash", OURS, "get-contact finds by a phone with a slash",
+         [find(phone=SLASH)], {"id": ID}),
+    Rule("phone-full-width", OURS, "get-contact finds by a phone with full-width punctuation",
+         [find(phone=FULL_WIDTH)], {"id": ID}),
     Rule("phone-tel", OURS, "get-contact finds by a phone that starts with tel:",
          [find(phone=TEL)], {"id": ID}),
+    Rule("phone-apostrophe", OURS, "get-contact finds by a phone that starts with an apostrophe",
+         [find(phone=APOSTROPHE)], {"id": ID}),
     Rule("phone-marks", OURS, "get-contact finds by a phone between invisible direction marks",
          [find(phone=MARKED)], {"id": ID}),
     Rule("phone-digits", OURS, "get-contact finds by a phone in other scripts' digits",

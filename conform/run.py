@@ -392,7 +392,10 @@ def spellings(phone: str) -> dict[str, str]:
         rules.SPACES: f"{country} {a} {b} {c}",
         rules.DOTS: f"{country}.{a}.{b}.{c}",
         rules.PARENTHESES: f"{country} ({a}) {b}-{c}",
+        rules.SLASH: f"{country} {a}/{b}{c}",
+        rules.FULL_WIDTH: f"\uff0b{phone[1 : len(country)]} \uff08{a}\uff09{b}\uff0d{c}",
         rules.TEL: f"tel:{phone}",
+        rules.APOSTROPHE: f"'{phone}",
         rules.MARKED: f"\u202a{phone}\u202c",
         rules.ARABIC: phone.translate({ord("0") + n: chr(0x660 + n) for n in range(10)}),
     }
