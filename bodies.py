@@ -52,7 +52,8 @@ def read_json() -> Any:
         raise http.RequestEntityTooLarge
     if len(body) < length:
         raise http.ClientDisconnected
-    schemas.default_region.set(current_app.config["CONTACTS_DEFAULT_REGION"])
+    region = current_app.config["CONTACTS_DEFAULT_REGION"]
+    schemas.phone_reading.set(schemas.PhoneReading(region))
     return schemas.parse_json(body)
 
 

@@ -9,14 +9,23 @@ import re
 import unicodedata
 from codecs import BOM_UTF8
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import phonenumbers
-from marshmallow import Schema, ValidationError, fields, pre_load, validate, validates_schema
+from marshmallow import (
+    Schema,
+    ValidationError,
+    fields,
+    post_load,
+    pre_load,
+    validate,
+    validates_schema,
+)
 from marshmallow.exceptions import SCHEMA
 
 NESTING_LIMIT = 512
@@ -25,15 +34,32 @@ MAX_UNKNOWN = 20
 MAX_TAGS = 100
 SOURCES = ["manual", "csv_import", "shopify", "woocommerce", "widget", "zapier", "api"]
 
-# The ISO 3166 country in which a phone number without a leading + is dialled; None refuses it.
-default_region: ContextVar[str | None] = ContextVar("default_region", default=None)
+
+class PhoneReading(NamedTuple):
+    """How a phone number without a leading + is read: as that ISO 3166 country dials it.
+
+    An import may say what all such numbers of a file are; with neither they are refused.
+    """
+
+    region: str | None = None
+    kind: Literal["national", "international"] | None = None
+
+
+_AS_SENT = PhoneReading()
+phone_reading: ContextVar[PhoneReading] = ContextVar("phone_reading", default=_AS_SENT)
 
 # Digits of any script, and what people put around and between them. Nothing else: neither letters
 # nor an extension may turn into somebody else's number.
-_BETWEEN = r"[\s.()\u2010-\u2015\u2212-]"
-_PHONE = re.compile(rf"(?:tel:)?[\s(]*([+\uff0b]?){_BETWEEN}*\d(?:\d|{_BETWEEN})*", re.IGNORECASE)
+_BETWEEN = r"[\s.()/\u2010-\u2015\u2212-]"
+_PHONE = re.compile(rf"(?:tel:)?[\s(]*(\+?){_BETWEEN}*\d(?:\d|{_BETWEEN})*", re.IGNORECASE)
+_QUOTED_BY_EXCEL = re.compile(r'="([^"]*)"')
+# 4930231250.0 and 4.93023E+11, which lost digits or got some; and 030 123456/57, which is two.
+_ROUNDED = re.compile(r".*[.,]0|[^.,]*\d{7}[.,]\d\d?|[\s\d.,+-]*\de[+-]?\d+", re.IGNORECASE)
+_ALTERNATIVES = re.compile(r"[^/]*/\s*\d\d?")
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # by the ASCII characters
+IMPOSSIBLE = "Can't be a phone number: its length or country code does not exist."
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # by SQLite or in UTF-8
-_LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}", re.ASCII)
+LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}", re.ASCII)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
@@ -148,12 +174,12 @@ class ContactId(Text):
 class PhoneNumber(Text):
     """A phone number in any reasonable spelling, returned as E.164.
 
-    Without a leading + it is read as `default_region` dials it. A number need only be possible,
-    so that fictional ones such as +1 415 555 0123 work.
+    Without a leading + it is read by `phone_reading`. A number need only be possible, so that
+    fictional ones such as +1 415 555 0123 work.
     """
 
     def parse(self, text):
-        return _e164(text, default_region.get())
+        return _e164(text, phone_reading.get())
 
 
 class TagList(Text):
@@ -239,7 +265,7 @@ class Locale(Text):
     """A language and, where it matters, its country."""
 
     def parse(self, text):
-        if not _LOCALE.fullmatch(text):
+        if not LOCALE.fullmatch(text):
             raise ValidationError("Must be a locale such as fr or pt-BR.")
         return text
 
@@ -380,6 +406,13 @@ class SearchContacts(Body):
     tag = Text()
     email = Text()
 
+    @post_load
+    def add_phone(self, filters, **kwargs):
+        """Add the phone that update-contact would read the query as, if there is one."""
+        with suppress(ValidationError):
+            filters["phone"] = PhoneNumber().deserialize(filters.get("query", ""))
+        return filters
+
 
 class TagContact(ContactReference):
     """The body of add-tag and remove-tag."""
@@ -454,32 +487,79 @@ class Me(ResponseSchema):
 # Clients name the same contacts again and again, and to read a phone costs as much as all else that
 # a schema does.
 @lru_cache(maxsize=10_000)
-def _e164(text: str, region: str | None) -> str:
-    # Invisible direction marks come along when a number is copied from a contacts app.
-    match = _PHONE.fullmatch("".join(c for c in text if unicodedata.category(c) != "Cf"))
-    if not match:
+def _e164(text: str, reading: PhoneReading) -> str:
+    if not text.isascii():
+        # Invisible direction marks come along when a number is copied from a contacts app.
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf").translate(_FULL_WIDTH)
+        text = "".join(str(int(c)) if c.isdecimal() else c for c in text)
+    quoted = _QUOTED_BY_EXCEL.fullmatch(text)
+    text = quoted[1].strip() if quoted else text.removeprefix("'")
+    if _ROUNDED.fullmatch(text):
+        raise ValidationError(
+            "It looks like a number that a spreadsheet rounded: write it with all of its digits,"
+            " and with + and the country code."
+        )
+    match = _PHONE.fullmatch(text)
+    if not match or _ALTERNATIVES.fullmatch(text):
         raise ValidationError("Must be a phone number, for example +14155550123.")
-    plus = match[1]
-    if not plus and region is None:
-        raise ValidationError("Must start with + and the country code, for example +14155550123.")
-    dialled = plus + "".join(filter(str.isdecimal, text))
-    e164 = _parsed(dialled, region)
+    digits = "".join(filter(str.isdecimal, text))
+    number = f"+{digits}" if match[1] else _with_plus(digits, reading)
+    e164 = _if_possible(number)
     # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
-    if e164 is None or (e164 != dialled and _parsed(e164, None) != e164):
-        raise ValidationError("Can't be a phone number: its length or country code does not exist.")
+    if e164 is None or (e164 != number and _if_possible(e164) != e164):
+        raise ValidationError(IMPOSSIBLE)
     return e164
 
 
-def _parsed(dialled: str, region: str | None) -> str | None:
-    """Return the number as E.164, or None if it can't exist."""
+def _with_plus(digits: str, reading: PhoneReading) -> str:
+    """Return the one number that the digits can mean. Raises ValidationError if others can be."""
+    region, kind = reading
+    if kind == "international":
+        return f"+{digits.removeprefix('00')}"
+    if region is None:
+        raise ValidationError("Must start with + and the country code, for example +14155550123.")
     try:
-        number = phonenumbers.parse(dialled, region)
+        number = phonenumbers.parse(digits, region, keep_raw_input=True)
+    except phonenumbers.NumberParseException as error:
+        raise ValidationError(IMPOSSIBLE) from error
+    significant = phonenumbers.national_significant_number(number)
+    as_dialled = f"+{number.country_code}{significant}"
+    trunk = phonenumbers.ndd_prefix_for_region(region, True) or ""
+    if number.country_code_source == phonenumbers.CountryCodeSource.FROM_NUMBER_WITH_IDD:
+        # 003 is one of Singapore's such prefixes, so 0033… is doubtful there.
+        readings = [as_dialled, f"+{digits.removeprefix('00')}"]
+        meant = set(filter(None, map(_if_possible, readings)))
+        accepted = digits.startswith("0") and len(meant) == 1
+    else:
+        is_national = as_dialled != f"+{digits}" or trunk == str(number.country_code)
+        if kind == "national":
+            accepted = is_national
+        elif trunk.startswith("0"):
+            accepted = digits.startswith(trunk)
+        else:
+            accepted = significant == digits and phonenumbers.is_valid_number(number)
+        country_code = phonenumbers.country_code_for_region(region)
+        readings = [f"+{digits}", f"+{country_code}{digits}"]
+    if not accepted:
+        possible = dict.fromkeys(filter(None, map(_if_possible, readings)))
+        raise ValidationError(
+            f"Without a + it may be {' or '.join(possible)}: start with + and the country code."
+            if possible
+            else IMPOSSIBLE
+        )
+    return as_dialled
+
+
+def _if_possible(number: str) -> str | None:
+    """Return the number, which has a +, as E.164, or None if it can't exist."""
+    try:
+        parsed = phonenumbers.parse(number)
     except phonenumbers.NumberParseException:
         return None
     # WhatsApp still writes Mexican mobiles as +52 1 and ten digits; the 1 was retired in 2019.
-    if number.country_code == 52 and 10**10 <= number.national_number < 2 * 10**10:
-        number.national_number -= 10**10
-    possible = phonenumbers.is_possible_number_with_reason(number)
+    if parsed.country_code == 52 and 10**10 <= parsed.national_number < 2 * 10**10:
+        parsed.national_number -= 10**10
+    possible = phonenumbers.is_possible_number_with_reason(parsed)
     if possible != phonenumbers.ValidationResult.IS_POSSIBLE:
         return None
-    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+    return phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)

@@ -34,11 +34,16 @@ def found(make_app):
         "+1\u00a0415\u202f555\u20110123",
         "\u202a+14155550123\u202c",
         "+\u0661\u0664\u0661\u0665\u0665\u0665\u0665\u0660\u0661\u0662\u0663",
+        "+1/415/5550123",
+        "'+14155550123",
+        '="+14155550123"',
+        "'+1\u200e 415 555 0123",
+        "\uff0b\uff11\uff08\uff14\uff11\uff15\uff09\uff15\uff15\uff15\uff0d\uff10\uff0f\uff11\uff0e\uff12\uff13",
         "\uff0b\uff11\uff14\uff11\uff15\uff15\uff15\uff15\uff10\uff11\uff12\uff13",
     ],
     ids=ascii,
 )
-def test_spaces_dots_hyphens_parentheses_tel_and_non_ascii_digits_are_fine(found, spelling):
+def test_what_people_and_spreadsheets_put_around_digits_is_fine(found, spelling):
     assert found(spelling) == PHONE
 
 
@@ -57,6 +62,82 @@ def test_a_number_without_a_leading_plus_is_a_422_whose_message_says_so(found, s
 )
 def test_with_a_default_region_it_is_read_as_that_country_dials_it(found, spelling):
     assert found(spelling, CONTACTS_DEFAULT_REGION="FR") == FRENCH
+
+
+@pytest.mark.parametrize(
+    ("region", "spelling", "e164"),
+    [
+        ("FR", "06 39 98 01 01", "+33639980101"),
+        ("FR", "06.39.98.01.00", "+33639980100"),
+        ("DE", "030/23125010", "+493023125010"),
+        ("GB", "(020) 7946 0958", "+442079460958"),
+        ("AU", "0011 33 639980101", "+33639980101"),
+        ("US", "011 33 639980101", "+33639980101"),
+        ("SG", "001 33 639980101", "+33639980101"),
+        ("US", "(415) 555-0123", "+14155550123"),
+        ("ES", "639 98 01 01", "+34639980101"),
+        ("IT", "06 1234 5678", "+390612345678"),
+        ("IT", "347 123 4567", "+393471234567"),
+        ("HU", "06 20 123 4567", "+36201234567"),
+        ("RU", "912 345-67-89", "+79123456789"),
+    ],
+)
+def test_digits_that_a_region_dials_so_are_national_or_international(
+    make_app, region, spelling, e164
+):
+    client = make_app([{"phone": e164}], CONTACTS_DEFAULT_REGION=region).test_client()
+    assert caller(client)({"phone": spelling}).json["phone"] == e164
+
+
+@pytest.mark.parametrize(
+    ("region", "spelling", "readings"),
+    [
+        ("DE", "447700900123", ["+447700900123", "+49447700900123"]),
+        ("DE", "4930 2312 5010", ["+493023125010"]),
+        ("IT", "393471234567", ["+393471234567", "+39393471234567"]),
+        ("FR", "639980101", ["+33639980101"]),
+        ("FR", "33639980101", ["+33639980101"]),
+        ("US", "14155550123", ["+14155550123"]),
+        ("ES", "34639980101", ["+34639980101"]),
+        ("RU", "89123456789", ["+79123456789"]),
+        ("FI", "994 50 123 45 67", ["+994501234567"]),
+        ("SG", "0033639980101", ["+3639980101", "+33639980101"]),
+    ],
+)
+def test_digits_that_could_be_a_stranger_s_are_a_422_that_names_the_readings(
+    make_app, region, spelling, readings
+):
+    contacts = [{"phone": phone} for phone in readings]
+    response = caller(make_app(contacts, CONTACTS_DEFAULT_REGION=region).test_client())(
+        {"phone": spelling}
+    )
+    assert_refused(response, 422)
+    [text] = response.json["errors"]["phone"]
+    assert all(phone in text for phone in readings)
+    assert "start with +" in text
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "+14155550123.0",
+        "+14155550123,0",
+        "+1 415 555 012.0",
+        "+14155550123.00",
+        "14155550123.0",
+        "+1,41556E+10",
+        "1.41556E+10",
+        "1.41555501230E10",
+        "\uff0b14155550123\uff0e\uff10",
+    ],
+    ids=ascii,
+)
+@pytest.mark.parametrize("region", ["", "DE", "US"])
+def test_a_number_that_a_spreadsheet_rounded_is_a_422_that_says_so(found, spelling, region):
+    response = found(spelling, CONTACTS_DEFAULT_REGION=region)
+    assert_refused(response, 422)
+    [text] = response.json["errors"]["phone"]
+    assert "looks like a number that a spreadsheet rounded" in text
 
 
 def test_a_default_region_leaves_international_numbers_alone(found):
@@ -92,7 +173,8 @@ def test_a_number_that_cannot_exist_is_a_422(found, spelling):
         "++14155550123",
         "+14155550123,+33639980101",
         "mailto:+14155550123",
-        "+1/415/5550123",
+        "+1 415 555 0123/24",
+        '="+14155550123',
         "9" * 10_000,
     ],
 )

@@ -11,7 +11,7 @@ from conftest import PHONE, ROMAIN, TOKEN, UPDATE, assert_refused, caller, conta
 from marshmallow import ValidationError
 
 from app import create_app
-from schemas import PhoneNumber, UpdateContact, default_region
+from schemas import PhoneNumber, PhoneReading, UpdateContact, phone_reading
 from settings import read_settings
 from store import DEFAULT_WORKSPACE, TOO_LARGE
 
@@ -251,9 +251,9 @@ def test_normalising_a_phone_twice_equals_once(region):
         assert once.isascii()
         assert phone.deserialize(once) == once
 
-    before = default_region.set(region)
+    before = phone_reading.set(PhoneReading(region))
     try:
         check()
     finally:
-        default_region.reset(before)
+        phone_reading.reset(before)
     assert normalised > 20

@@ -99,6 +99,36 @@ def test_query_is_a_substring_of_name_phone_or_email_in_any_case(found, people, 
 
 
 @pytest.mark.parametrize(
+    ("region", "query"),
+    [
+        ("", "+33 (0)6 39 98 01 01"),
+        ("", "\u202a+33 6\u00a039 98 01 01\u202c"),
+        ("", "'+33639980101"),
+        ("", '="+33639980101"'),
+        ("", "+33/6/39/98/01/01"),
+        ("", "\uff0b33\uff086\uff0939\uff0d98\uff0d01\uff0d01"),
+        ("", "tel:+33-6-39-98-01-01"),
+        ("FR", "06 39 98 01 01"),
+        ("FR", "0033639980101"),
+        ("ES", "00 33 639 98 01 01"),
+    ],
+    ids=ascii,
+)
+def test_a_query_that_reads_as_a_phone_finds_what_update_contact_would_find(
+    make_app, region, query
+):
+    phone = "+33639980101"
+    contacts = [{"phone": phone}, {"phone": PHONE}]
+    client = make_app(contacts, CONTACTS_DEFAULT_REGION=region).test_client()
+    act = caller(client)
+    assert act({"phone": query}).json["phone"] == phone
+    response = act({"phone": query}, path="/v1/actions/get-contact")
+    assert response.json["phone"] == phone
+    response = act({"query": query}, path="/v1/actions/search-contacts")
+    assert [contact["phone"] for contact in response.json] == [phone]
+
+
+@pytest.mark.parametrize(
     ("tag", "positions"), [("vip", [0, 1]), ("new", [1]), ("VIP", []), ("vi", []), ("a vip", [2])]
 )
 def test_tag_is_exact(found, people, tag, positions):
