@@ -314,19 +314,27 @@ class Store:
             db.execute("DELETE FROM contact WHERE number = ?", (row["number"],))
 
     def search_contacts(
-        self, workspace_id: int, *, query: str = "", tag: str = "", email: str = ""
+        self,
+        workspace_id: int,
+        *,
+        query: str = "",
+        phone: str = "",
+        tag: str = "",
+        email: str = "",
     ) -> list[Values]:
         """Return at most SEARCH_LIMIT contacts that meet every filter.
 
         They are ordered by last message, then by last update, both newest first.
 
-        `query` is a part of the name, the email or the phone, in any case and spelling; `tag` and
-        `email` are compared whole, `email` in any case. An empty string is no filter.
+        `query` is a part of the name, the email or the phone, in any case and spelling, and
+        `phone` the whole one that it reads as; `tag` and `email` are compared whole, `email` in
+        any case. An empty string is no filter.
         """
         filters = {
             "workspace_id": workspace_id,
             "text": _fold(query),
             "digits": _phone_part(query),
+            "phone": phone,
             "email": email and f"{_BETWEEN_FIELDS}{_fold(email)}{_BETWEEN_FIELDS}",
             "tag": tag,
             "tag_text": _as_json(tag),
@@ -349,24 +357,15 @@ class Store:
             db.execute("DELETE FROM contact WHERE workspace_id = ?", (workspace_id,))
             _insert(db, workspace_id, rows)
 
-    def import_contacts(self, workspace_id: int, contacts: list[Values]) -> dict[int, Refused]:
-        """Upsert each by its phone, in one transaction; return refusals by position.
+    def import_contacts(self, workspace_id: int, contacts: list[Values]) -> list[str | Refused]:
+        """Upsert each by its phone, in one transaction.
 
-        A contact that is new keeps `id`, `source`, `created_at` and `updated_at` when they are
-        given; of one that exists they are left alone.
+        Return what became of each: "created", "updated", "unchanged" or why it was refused. A
+        contact that is new keeps `id`, `source`, `created_at` and `updated_at` when they are given;
+        of one that exists they are left alone.
         """
-        refused = {}
         with self._transaction() as db:
-            for position, contact in enumerate(contacts):
-                try:
-                    _refuse_taken_id(db, workspace_id, contact)
-                    new = {"source": "csv_import"}
-                    new |= {column: contact[column] for column in _OF_THE_ROW if column in contact}
-                    fields = {name: contact[name] for name in contact if name not in _OF_THE_ROW}
-                    _save(db, workspace_id, fields, new, phone=contact["phone"])
-                except Refused as error:
-                    refused[position] = error
-        return refused
+            return [_import(db, workspace_id, contact) for contact in contacts]
 
     def export_contacts(self, workspace_id: int) -> Iterator[Values]:
         """Yield every contact as import_contacts takes it, oldest first, all of one moment."""
@@ -662,6 +661,21 @@ def _save(
     return _update(db, row, fields)
 
 
+def _import(db: sqlite3.Connection, workspace_id: int, contact: Values) -> str | Refused:
+    try:
+        if "id" in contact:
+            _refuse_taken_id(db, workspace_id, contact)
+        try:
+            row = _find(db, workspace_id, phone=contact["phone"])
+        except ContactNotFound:
+            _insert(db, workspace_id, [_new_row({"source": "csv_import", **contact})])
+            return "created"
+        fields = {name: contact[name] for name in contact if name not in _OF_THE_ROW}
+        return "unchanged" if _update(db, row, fields) is row else "updated"
+    except Refused as error:
+        return error
+
+
 def _refuse_taken_id(db: sqlite3.Connection, workspace_id: int, contact: Values):
     query = "SELECT 1 FROM contact WHERE workspace_id = ? AND id = ? AND phone != ?"
     if db.execute(query, (workspace_id, contact.get("id"), contact["phone"])).fetchone():
@@ -783,7 +797,9 @@ def _time(microseconds: int | None) -> datetime | None:
 
 # Within a row's `folded`, so that an address can be compared whole. No name holds it.
 _BETWEEN_FIELDS = "\x1f"
-_PHONE_QUERY = re.compile(r"(?:tel:)?([\d\s().+\u2010-\u2015\u2212-]+)", re.IGNORECASE)
+_PHONE_QUERY = re.compile(
+    r"'?(?:tel:)?([\d\s()./+\u2010-\u2015\u2212\uff08-\uff0f-]+)", re.IGNORECASE
+)
 
 # A walk of the index from the newest entry, which ends at the limit. The rows that it has found
 # are read afterwards, without their metadata.
@@ -793,7 +809,9 @@ _SEARCH = f"""
     WHERE number IN (
         SELECT number FROM contact INDEXED BY contact_by_recency
         WHERE workspace_id = :workspace_id
-            AND (instr(folded, :text) OR (:digits != '' AND instr(phone, :digits)))
+            AND (
+                instr(folded, :text) OR phone = :phone OR :digits != '' AND instr(phone, :digits)
+            )
             AND (:email = '' OR substr(folded, -length(:email)) = :email)
             AND (:tag = '' OR instr(tags, :tag_text)
                 AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
@@ -805,10 +823,11 @@ _SEARCH = f"""
 
 def _phone_part(query: str) -> str:
     """Return what to look for in E.164 when the query is a part of a phone number, else ""."""
-    match = _PHONE_QUERY.fullmatch(query)
+    # Invisible direction marks come along when a number is copied.
+    match = _PHONE_QUERY.fullmatch("".join(c for c in query if unicodedata.category(c) != "Cf"))
     if not match:
         return ""
-    plus = "+" if match[1].lstrip(" (").startswith("+") else ""
+    plus = "+" if match[1].lstrip(" (").startswith(("+", "\uff0b")) else ""
     return plus + "".join(str(int(c)) for c in match[1] if c.isdecimal())
 
 

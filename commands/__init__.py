@@ -7,7 +7,7 @@ from flask.cli import ScriptInfo
 import conform
 import openapi
 from app import create_app
-from commands import contacts, tokens
+from commands import contacts, imports, tokens
 from commands.base import Commands
 from commands.serve import serve
 
@@ -34,7 +34,7 @@ for command in (
     serve,
     tokens.token,
     tokens.workspace,
-    contacts.import_,
+    imports.import_,
     contacts.export,
     contacts.delete,
     contacts.backup,

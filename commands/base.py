@@ -1,6 +1,7 @@
 """What the commands share: how they report errors, and which database and workspace they mean."""
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -13,12 +14,23 @@ from settings import make_store
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
+class Unfinished(click.ClickException):
+    """The import or export can't be completed, whatever the rows say."""
+
+    exit_code = 2
+
+
 class Command(click.Command):
     """A command that reports in one line what an operator can mend."""
 
     def __init__(self, *args, failure=click.ClickException, **kwargs):
         super().__init__(*args, **kwargs)
         self.failure = failure
+        self.short_help = self.short_help or (self.help or "").partition("\n\n")[0]  # all of it
+
+    def parse_args(self, ctx, args):
+        ctx.meta[__name__] = [*ctx.command_path.split(), *args]
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx):
         try:
@@ -43,15 +55,14 @@ def program() -> str:
     return click.get_current_context().find_root().info_name
 
 
+def typed(*more: str) -> str:
+    """Return the command as it was typed, with more arguments."""
+    return shlex.join([*click.get_current_context().meta[__name__], *more])
+
+
 def printable(text: str) -> str:
     """Return the text without what a terminal would obey."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-
-
-def notify(rows):
-    """Print what becomes of the file's columns."""
-    for notice in rows.notices:
-        click.echo(printable(notice), err=True)
 
 
 def one_word(name: str) -> str:
@@ -59,6 +70,19 @@ def one_word(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
         raise click.BadParameter("use 1 to 64 letters, digits, dots, hyphens and underscores.")
     return name
+
+
+def name_database(database: store.Store):
+    """Say which file a command works on, of the several that there may be."""
+    click.echo(f"Database: {printable(str(database.path))}", err=True)
+
+
+def make_database(database: store.Store):
+    """Make the file if there is none, and say so."""
+    is_new = not database.path.exists()
+    database.check_writable()
+    if is_new:
+        click.echo(f"Created {printable(str(database.path))}, which no server uses yet.", err=True)
 
 
 def open_store(sandbox: bool = False, *, make: bool = False) -> store.Store:

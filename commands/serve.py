@@ -20,8 +20,8 @@ from flask import Flask
 
 import schemas
 from app import create_app
-from commands import files
-from commands.base import Command, notify, printable, program
+from commands import files, sources
+from commands.base import Command, printable, program
 from settings import read_settings, unknown_settings
 
 BODY_BYTES = 2 * 1024 * 1024  # beyond them waitress refuses; between 1 and 2 MiB, the application
@@ -244,10 +244,11 @@ def read_contacts(file: Path, region: str | None) -> list[dict[str, Any]]:
     """Return the contacts of a file, each of which must be sound. Raises click.ClickException."""
     from sandbox.endpoints import find_repeated  # which a deployment never loads
 
-    schemas.default_region.set(region)
-    with files.opened(file, "utf-8") as text:
-        reader = files.format_of(file)(text, {}, False)
-        notify(reader)
+    schemas.phone_reading.set(schemas.PhoneReading(region))
+    with sources.opened(file) as source:
+        reader = files.format_of(file)(source, sources.Options(trusted=True))
+        for notice in reader.notices:
+            click.echo(printable(notice), err=True)
         rows = list(reader)
     if not rows:
         raise click.ClickException(f"{file}: there are no contacts in it.")

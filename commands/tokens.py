@@ -6,6 +6,7 @@ import store
 from commands.base import (
     Commands,
     existing_workspace,
+    make_database,
     one_word,
     open_store,
     program,
@@ -26,8 +27,10 @@ def token():
 )
 def create(name: str, workspace: str):
     """Make a token and show it, this once."""
+    database = open_store(make=True)
+    make_database(database)
     try:
-        click.echo(open_store(make=True).create_token(name, workspace))
+        click.echo(database.create_token(name, workspace))
     except store.Refused as error:
         raise click.ClickException(
             f"There is a token named {name}: revoke it first, or choose another name."

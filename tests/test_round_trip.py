@@ -8,7 +8,7 @@ from conftest import execute
 
 import commands
 from app import create_app
-from commands.files import neutralised, restored
+from commands.csv_files import neutralised, restored
 from schemas import CreateContact
 from settings import read_settings
 from store import DEFAULT_WORKSPACE
