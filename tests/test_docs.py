@@ -213,18 +213,14 @@ def test_the_requests_of_the_api(tmp_path):
     assert paths | {"/openapi.json", "/healthz"} == {path for _, path in listed}
 
 
-def test_import_export_erasure_and_restoring_a_backup(tmp_path):
+def test_erasure_and_restoring_a_backup(tmp_path):
     project = clone(tmp_path)
 
     def run(command):
         return shell(command, project, env=environment(""))
 
-    file, import_, said, others, export = examples("docs/import.md#import-and-export")
-    (project / "contacts.csv").write_text(file.text)
-    assert run(import_.text.strip() + " 2>&1 || test $? = 1") == said.text
-    assert "Imported: 1. Refused: 0." in run(others.text + " 2>&1")
-    assert run(export.text) == "1\n"
-
+    (project / "contacts.csv").write_text("phone,name\n+14155550199,Noor\n")
+    run(".venv/bin/flask import contacts.csv")
     backup, restore = examples("docs/operating.md#back-up-and-restore")
     assert "Backed up" in run(backup.text)
     [delete] = examples("docs/operating.md#erase-a-contact")
