@@ -19,7 +19,7 @@ from commands.columns import (
     can_be_header,
     comparable,
 )
-from commands.sources import InputFile, Options, Row, checked, compact_json, importable
+from commands.sources import InputFile, Options, Row, checked, importable
 
 MAX_CELL = 1024 * 1024
 MAX_SAMPLE = 40
@@ -212,7 +212,7 @@ class CSVFile:
             values = importable(contact)
             values["tags"] = ",".join(values["tags"])
             values |= {name: neutralised(values[name]) for name in ("name", "email", "tags")}
-            values["metadata"] = compact_json(values["metadata"])
+            values["metadata"] = schemas.compact_json(values["metadata"])
             writer.writerow(values.values())
 
     @staticmethod

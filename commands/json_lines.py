@@ -7,7 +7,7 @@ from typing import Any, TextIO
 import schemas
 from commands.base import Unfinished
 from commands.columns import EXPORTED, EXPORTED_BY_0_2, REASON, TECHNICAL
-from commands.sources import InputFile, Options, Row, checked, compact_json, importable
+from commands.sources import InputFile, Options, Row, checked, importable
 
 
 class JSONLinesFile:
@@ -78,7 +78,7 @@ class JSONLinesFile:
     @staticmethod
     def write(file: TextIO, contacts: Iterable[dict[str, Any]]):
         """Write contacts, one in each line."""
-        file.writelines(compact_json(importable(contact)) + "\n" for contact in contacts)
+        file.writelines(schemas.compact_json(importable(contact)) + "\n" for contact in contacts)
 
     @staticmethod
     def is_export(line: str) -> bool:

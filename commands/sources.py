@@ -1,6 +1,5 @@
 """A file of contacts that is open in its encoding, and its rows."""
 
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -125,6 +124,3 @@ def importable(contact: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, datetime):
             values[column] = value.isoformat(timespec="microseconds")
     return values
-
-
-compact_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
