@@ -464,8 +464,10 @@ class Store:
                 db.execute(f"PRAGMA busy_timeout = {left * 1000:.0f}")
                 db.execute("BEGIN IMMEDIATE")
                 with db:  # commits, or rolls back
-                    yield db
-                    self._refuse_another_file()
+                    try:
+                        yield db
+                    finally:  # what was not found may be in the file that was moved
+                        self._refuse_another_file()
         finally:
             self._writing.release()
 
