@@ -11,6 +11,8 @@ started by the first test that uses the fixture.
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,17 +22,19 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
-COMMAND = ("qyvo_standin", "serve", "--sandbox", "--port", "0", "--stop-with-stdin", "--temporary")
+COMMAND = (sys.executable, "-P", "-m", "qyvo_standin")
+SERVE = ("serve", "--sandbox", "--port", "0", "--stop-with-stdin", "--temporary")
 # Settings of the user's own service, and what would change how the sandbox's Python works.
 NOT_INHERITED = ("CONTACTS_", "QYVO_", "FLASK_", "PYTHONPATH", "PYTHONWARNINGS")
 START_SECONDS = 30
+INSTALL_SECONDS = 120  # for --qyvo-command, which may have to install first
 STOP_SECONDS = 10
 REQUEST_SECONDS = 60  # a request may wait 30 seconds for others to arrive
 
@@ -57,30 +61,117 @@ class Qyvo:
         """The header that authenticates: `{"Authorization": "Bearer …"}`."""
         return {"Authorization": f"Bearer {self.token}"}
 
-    def requests(self, **filters: str | int | float) -> list[dict[str, Any]]:
-        """Return the requests that have arrived with their responses, newest first.
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment variables `QYVO_BASE_URL` and `QYVO_TOKEN`."""
+        return {"QYVO_BASE_URL": self.base_url, "QYVO_TOKEN": self.token}
 
-        `path="/actions/update-contact"`, `method="POST"` and `status=422` select, and `limit=1`
-        returns that many. `min=2, timeout=5` waits up to 5 seconds until at least 2 match.
+    # Contacts
+
+    def contact(self, phone_or_id: str) -> dict[str, Any]:
+        """Return all that is stored of a contact: what get-contact returns, and `updated_at`.
+
+        A phone number begins with `+`. Raises LookupError if there is no such contact.
         """
-        query = urllib.parse.urlencode(filters)
-        return self._send("GET", f"/sandbox/requests?{query}")
+        return self._send("GET", _contact_path(phone_or_id))
+
+    def contacts(self, **filters: str) -> list[dict[str, Any]]:
+        """Return the contacts that search-contacts finds, each as `contact` does; 50 at most.
+
+        `query="ana"`, `tag="vip"` and `email="ana@example.com"` select.
+        """
+        return self._send("GET", f"/sandbox/contacts?{urllib.parse.urlencode(filters)}")
+
+    def put_contact(self, phone_or_id: str, **fields: Any) -> dict[str, Any]:
+        """Create a contact or change the given fields of one, and return it as `contact` does.
+
+        The fields are those of create-contact, `source`, `locale`, `opted_in_at`, `opted_out_at`,
+        `last_message_at` and `total_messages`. Raises ValueError if one is refused.
+        """
+        try:
+            contact_id = self.contact(phone_or_id)["id"]
+        except LookupError:
+            contact_id = phone_or_id
+            if phone_or_id.startswith("+"):
+                contact_id, fields = str(uuid.uuid4()), {"phone": phone_or_id} | fields
+        self._send("PUT", _contact_path(contact_id), fields)
+        return self.contact(contact_id)
+
+    def delete_contact(self, phone_or_id: str) -> None:
+        """Delete a contact. Raises LookupError if there is no such contact."""
+        self._send("DELETE", _contact_path(self.contact(phone_or_id)["id"]))
 
     def reset(self, contacts: Iterable[Mapping[str, Any]] | None = None) -> None:
         """Start over with the sample contacts, or with these; empty the journal, remove faults.
 
-        A contact has the fields of create-contact, and may have an `id`. When one is refused,
+        A contact has the fields of `put_contact`, and may have an `id`. If one is refused,
         ValueError says why and nothing changes.
         """
         body = None if contacts is None else {"contacts": list(contacts)}
         self._send("POST", "/sandbox/reset", body)
 
+    # Requests
+
+    def requests(self, **filters: str | int | float) -> list[dict[str, Any]]:
+        """Return the requests that have arrived with their responses, newest first.
+
+        `path="/actions/update-contact"`, `method="POST"` and `status=422` select, `limit=1`
+        returns that many, and `order="oldest"` turns the order.
+        """
+        return self._send("GET", f"/sandbox/requests?{urllib.parse.urlencode(filters)}")
+
+    def wait_for_requests(
+        self, count: int, *, timeout: float = 10, **filters: str | int
+    ) -> list[dict[str, Any]]:
+        """Wait until that many requests have arrived, and return them, oldest first.
+
+        `filters` are those of `requests`. If fewer have arrived after `timeout` seconds, 30 at
+        most, AssertionError says which did.
+        """
+        __tracebackhide__ = True
+        found = self._wait(count, timeout, filters)
+        if len(found) < count:
+            raise AssertionError(self._too_few("wait_for_requests", count, found, timeout, filters))
+        return found
+
+    async def await_requests(
+        self, count: int, *, timeout: float = 10, **filters: str | int
+    ) -> list[dict[str, Any]]:
+        """Do what `wait_for_requests` does while the event loop of asyncio runs on."""
+        __tracebackhide__ = True
+        import asyncio  # which few test runs need
+
+        found = await asyncio.to_thread(self._wait, count, timeout, filters)
+        if len(found) < count:
+            raise AssertionError(self._too_few("await_requests", count, found, timeout, filters))
+        return found
+
+    def _wait(self, count: int, timeout: float, filters: dict[str, Any]) -> list[dict[str, Any]]:
+        return self.requests(**filters, min=count, timeout=timeout, order="oldest")
+
+    def _too_few(self, method, count, found, timeout, filters) -> str:
+        """Return what a wait failed to see, in the words of its call, and what did arrive."""
+        call = ", ".join([str(count), *(f"{name}={value!r}" for name, value in filters.items())])
+        said = f"{method}({call}): {len(found)} after {timeout:g} seconds."
+        shown = ("method", "path", "status", "reason")
+        lines = [
+            " ".join(str(entry[key]) for key in shown if entry[key])
+            for entry in self.requests(order="oldest")
+        ]
+        return "\n  ".join([f"{said} {'These' if lines else 'No requests'} have arrived:", *lines])
+
+    # Faults
+
     def fault(self, **fault: Any) -> None:
         """Make requests fail, in place of earlier faults: `qyvo.fault(status=429, times=2)`.
 
-        `status` is the response's, `delay_ms` a wait before it; one of them is required. `times`
-        says how often, `probability` how likely, `path` which requests, and `retry_after` what
-        the header says, in seconds.
+        One of these is required: `status` is the response's, and writes nothing; `delay_ms` waits
+        before the response; `respond=False` carries the request out, and closes the connection
+        without a response; `close=True` closes it before anything happens. `body="html"` goes with
+        a status, and responds as a proxy would.
+
+        `times` says how often, `probability` how likely, `path` which requests, and `retry_after`
+        what the header says, in seconds.
         """
         self._send("PUT", "/sandbox/faults", fault)
 
@@ -98,13 +189,6 @@ class Qyvo:
         self._send("DELETE", "/sandbox/faults")
         return []
 
-    def contact(self, phone_or_id: str) -> dict[str, Any]:
-        """Return all that the sandbox holds of a contact, as get-contact does.
-
-        A phone number begins with `+`. Raises LookupError when there is no such contact.
-        """
-        return self._send("GET", f"/sandbox/contacts/{urllib.parse.quote(phone_or_id)}")
-
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         """Return the JSON of a response; raise what its status means."""
         headers = self.headers | {"Content-Type": "application/json"}
@@ -121,6 +205,10 @@ class Qyvo:
         return json.loads(text) if text else None
 
 
+def _contact_path(phone_or_id: str) -> str:
+    return f"/sandbox/contacts/{urllib.parse.quote(phone_or_id, safe='')}"
+
+
 def _reason(body: bytes) -> str:
     """Return the texts of an error response, those of its fields if there are some."""
     try:
@@ -132,11 +220,18 @@ def _reason(body: bytes) -> str:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add --qyvo-url."""
-    parser.getgroup("qyvo-standin").addoption(
+    """Add --qyvo-url and --qyvo-command."""
+    group = parser.getgroup("qyvo-standin")
+    group.addoption(
         "--qyvo-url",
         metavar="URL",
         help="Use the sandbox that runs there for the fixture `qyvo`, instead of starting one.",
+    )
+    group.addoption(
+        "--qyvo-command",
+        metavar="COMMAND",
+        help='Start the sandbox by this command, such as "uvx --from PATH qyvo-standin", instead'
+        " of the package that is installed here.",
     )
 
 
@@ -151,12 +246,14 @@ def qyvo(qyvo_url: str, request: pytest.FixtureRequest) -> Qyvo:
 @pytest.fixture(scope="session")
 def qyvo_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """The address of the sandbox: --qyvo-url, or else that of one which ends with the run."""
-    given = pytestconfig.getoption("--qyvo-url")
-    if given:
-        yield _checked(given.rstrip("/"))
+    url, command = pytestconfig.getoption("--qyvo-url"), pytestconfig.getoption("--qyvo-command")
+    if url and command:
+        pytest.fail("Give --qyvo-url or --qyvo-command, not both.", pytrace=False)
+    if url:
+        yield _checked(url.rstrip("/"))
     else:
-        with _running_sandbox() as url:
-            yield url
+        with _running_sandbox(command) as started:
+            yield started
 
 
 def _checked(url: str) -> str:
@@ -171,40 +268,57 @@ def _checked(url: str) -> str:
 
 
 @contextmanager
-def _running_sandbox() -> Iterator[str]:
+def _running_sandbox(command: str | None) -> Iterator[str]:
     """Start a sandbox, which ends with the block or else with this process, however that ends."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)}
-    with (
-        tempfile.TemporaryFile() as log,
-        subprocess.Popen(  # noqa: S603, nothing of it is anybody's input
-            [sys.executable, "-P", "-m", *COMMAND],
-            env=environment,
-            stdin=subprocess.PIPE,  # the sandbox ends when this process's end of it closes
-            stdout=subprocess.PIPE,
-            stderr=log,
-            process_group=0,  # Ctrl-C is for pytest, whose fixtures still use the sandbox
-        ) as process,
-    ):
-        deadline = threading.Timer(START_SECONDS, process.kill)
+    seconds = INSTALL_SECONDS if command else START_SECONDS
+    with tempfile.TemporaryFile() as log, _started(command, log) as process:
+        deadline = threading.Timer(seconds, _kill, [process])
         deadline.daemon = True
         deadline.start()
         try:
-            ready = process.stdout.readline().decode()
+            ready = next((line for line in process.stdout if line.startswith(b"Serving on ")), b"")
             deadline.cancel()
-            if ready.startswith("Serving on "):
-                yield ready.split()[-1]
+            if ready:
+                yield ready.split()[-1].decode()
                 return
         finally:
             _stop(process)
         log.seek(0)
         words = log.read().decode(errors="replace").strip()
-        problem = words or f"it was not ready after {START_SECONDS} seconds."
+        problem = words or f"it was not ready after {seconds} seconds."
         pytest.fail(f"The sandbox did not start: {problem}", pytrace=False)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+def _started(command: str | None, log: BinaryIO) -> subprocess.Popen[bytes]:
     try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
+        return subprocess.Popen(  # noqa: S603, the command is the user's own
+            [*(shlex.split(command) if command else COMMAND), *SERVE],
+            env={k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)},
+            stdin=subprocess.PIPE,  # the sandbox ends when this process's end of it closes
+            stdout=subprocess.PIPE,
+            stderr=log,
+            # Ctrl-C is for pytest, whose fixtures still use the sandbox.
+            process_group=0,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows
+        )
+    except (OSError, ValueError) as error:
+        pytest.fail(f"--qyvo-command: {error}.", pytrace=False)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the sandbox by the end of its standard input, or else by force."""
+    process.stdin.close()
+    for force in (subprocess.Popen.terminate, _kill):
+        try:
+            process.wait(STOP_SECONDS)
+            return
+        except subprocess.TimeoutExpired:
+            force(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and, where there are process groups, those that it has started."""
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()

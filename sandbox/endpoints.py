@@ -61,6 +61,14 @@ def reset():
     return no_content()
 
 
+@blueprint.get("/contacts")
+def list_contacts():
+    """Return what search-contacts finds, outside of journal, faults and rate limit."""
+    filters = schemas.SearchContacts().load(request.args.to_dict())
+    found = workspaces().store.search_contacts(g.token.workspace_id, **filters)
+    return [get_contact(contact["id"]) for contact in found]
+
+
 @blueprint.get("/contacts/<phone_or_id>")
 def get_contact(phone_or_id: str):
     """Return all that is known of the contact, outside of journal, faults and rate limit."""

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import PHONE, SECONDS, environment, post, serving, virtual_environment
 
+pytestmark = pytest.mark.slow
+
 # What pytest needs by itself, and so all that the plugin may import.
 OF_PYTEST = ["pytest", "_pytest", "py.py", "pluggy*", "iniconfig*", "packaging*", "pygments*"]
 # Plugins of this project's own environment, which take long to load.
@@ -26,6 +28,16 @@ def python(wheel, made_once):
         (site_packages / "here.pth").write_text(sysconfig.get_path("purelib"))
 
     return made_once("plugin", make) / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def with_asyncio(wheel, made_once):
+    """The Python of an environment with the plugins for async tests."""
+
+    def make(folder):
+        virtual_environment(folder, packages=[wheel, "pytest", "pytest-asyncio", "anyio"])
+
+    return made_once("asyncio", make) / "bin" / "python"
 
 
 @pytest.fixture
@@ -68,7 +80,7 @@ def assert_passed(ran, number):
 
 
 METHODS = """
-import json, urllib.request
+import http.client, json, urllib.error, urllib.request
 import pytest
 
 PHONE = "+14155550123"
@@ -89,14 +101,64 @@ def test_headers_carry_the_token(qyvo):
     assert qyvo.token.startswith("sandbox-test_headers_carry_the_token-")
 
 
-def test_contact_and_requests(qyvo):
-    send(qyvo, phone=PHONE, tags="vip, new")
+def test_env_has_the_address_and_the_token(qyvo):
+    assert qyvo.env == {"QYVO_BASE_URL": qyvo.base_url, "QYVO_TOKEN": qyvo.token}
+
+
+def test_qyvo_url_is_the_address_for_the_whole_run(qyvo, qyvo_url):
+    assert qyvo_url == qyvo.base_url
+
+
+def test_contact_has_everything_that_is_stored(qyvo):
+    with send(qyvo, phone=PHONE, tags="vip, new") as response:
+        updated = json.load(response)
     contact = qyvo.contact(PHONE)
     assert contact["tags"] == ["vip", "new"]
     assert contact["metadata"] == {"lifetime_value": 8900.5, "city": "Lyon"}
+    assert contact["updated_at"] == updated["updated_at"]
+    assert contact["source"] == "shopify"
     assert qyvo.contact(contact["id"]) == contact
     [entry] = qyvo.requests()
     assert entry["request_body"] == {"phone": PHONE, "tags": "vip, new"}
+
+
+def test_contacts_are_those_that_search_finds(qyvo):
+    assert len(qyvo.contacts()) == 5
+    assert {contact["name"] for contact in qyvo.contacts(tag="vip")} == {"Romain", "Élodie Martin"}
+    assert qyvo.contacts(query="romain", tag="vip") == [qyvo.contact(PHONE)]
+    assert qyvo.contacts(email="nobody@example.com") == []
+    with pytest.raises(ValueError, match="nmae"):
+        qyvo.contacts(nmae="Romain")
+
+
+def test_contacts_are_50_at_most(qyvo):
+    qyvo.reset([{"phone": f"+141555501{number:02}"} for number in range(60)])
+    assert len(qyvo.contacts()) == 50
+
+
+def test_put_contact_creates_and_changes(qyvo):
+    made = qyvo.put_contact("+14155550199", name="Noor", opted_out_at="2026-05-02T18:30:00+00:00")
+    assert made == qyvo.contact("+14155550199")
+    assert (made["name"], made["opted_out_at"]) == ("Noor", "2026-05-02T18:30:00+00:00")
+    changed = qyvo.put_contact("+14155550199", tags="vip", metadata={"a": 1})
+    assert (changed["id"], changed["name"], changed["tags"]) == (made["id"], "Noor", ["vip"])
+    assert qyvo.put_contact(made["id"], phone="+14155550198")["metadata"] == {"a": 1}
+    with pytest.raises(LookupError):
+        qyvo.contact("+14155550199")
+    own_id = "0197a1c0-5e00-7000-8000-00000000000f"
+    assert qyvo.put_contact(own_id, phone="+14155550199")["id"] == own_id
+    with pytest.raises(ValueError, match="phone"):
+        qyvo.put_contact("+1")
+    with pytest.raises(ValueError, match="nmae"):
+        qyvo.put_contact(PHONE, nmae="Ana")
+
+
+def test_delete_contact(qyvo):
+    qyvo.delete_contact(PHONE)
+    assert len(qyvo.contacts()) == 4
+    with pytest.raises(LookupError, match="Contact not found"):
+        qyvo.delete_contact(PHONE)
+    assert qyvo.requests() == []
 
 
 @pytest.mark.parametrize("name", ["Ana", "Ben/\\u00e9 [x]"])
@@ -111,6 +173,8 @@ def test_filters(qyvo):
         send(qyvo, **body)
     assert len(qyvo.requests(path="/actions/update-contact", status=200)) == 2
     assert len(qyvo.requests(limit=1)) == 1
+    bodies = [entry["request_body"] for entry in qyvo.requests(order="oldest")]
+    assert bodies == [{"phone": PHONE}, {"phone": PHONE, "name": "Ana"}]
     assert qyvo.requests(status=422) == []
     with pytest.raises(ValueError, match="pathh"):
         qyvo.requests(pathh="/me")
@@ -140,6 +204,29 @@ def test_fault(qyvo):
         qyvo.fault(times=1)
 
 
+def test_a_response_can_be_lost(qyvo):
+    qyvo.fault(respond=False, times=1)
+    with pytest.raises((OSError, http.client.HTTPException)):
+        send(qyvo, phone=PHONE, name="Ana")
+    assert qyvo.contact(PHONE)["name"] == "Ana"
+    assert qyvo.requests()[0]["status"] is None
+
+
+def test_a_connection_can_be_closed_before_anything_happens(qyvo):
+    qyvo.fault(close=True, times=1)
+    with pytest.raises((OSError, http.client.HTTPException)):
+        send(qyvo, phone=PHONE, name="Ana")
+    assert qyvo.contact(PHONE)["name"] == "Romain"
+
+
+def test_a_response_can_be_that_of_a_proxy(qyvo):
+    qyvo.fault(status=502, body="html")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        send(qyvo, phone=PHONE)
+    with refused.value as response:
+        assert response.headers.get_content_type() == "text/html"
+
+
 def test_a_fault_can_be_removed(qyvo):
     qyvo.fault(status=500)
     assert qyvo.faults([]) == []
@@ -148,7 +235,7 @@ def test_a_fault_can_be_removed(qyvo):
 
 
 def test_the_fixture_gives_each_test_a_workspace_and_what_a_test_asks_about_it(project):
-    assert_passed(project.run(METHODS), 8)
+    assert_passed(project.run(METHODS), 17)
 
 
 def test_a_project_with_an_app_and_a_store_of_its_own_never_meets_ours(project):
@@ -299,22 +386,86 @@ def test_an_address_at_which_nothing_responds_is_said_in_one_line(project, url):
         assert_passed(ran, 2)
 
 
-def test_a_sandbox_that_does_not_start_is_one_error_with_its_own_words(project, wheel, tmp_path):
+def test_a_sandbox_that_does_not_start_is_one_error_with_its_own_words(project, bare):
     """Where only what pytest needs is installed, the plugin loads and the service can't."""
-    folder = tmp_path / "bare"
-    python = virtual_environment(folder, packages=["--no-deps", wheel])
-    [site_packages] = folder.glob("lib/python*/site-packages")
-    for pattern in OF_PYTEST:
-        for path in Path(sysconfig.get_path("purelib")).glob(pattern):
-            (site_packages / path.name).symlink_to(path)
-    ran = project.run(USES_IT, python=python)
+    ran = project.run(USES_IT, python=bare)
     assert ran.returncode == 1
     assert "The sandbox did not start: " in ran.output
     assert "ModuleNotFoundError: No module named 'click'" in ran.output
     assert "pytest_plugin.py" not in ran.output  # no traceback of ours
 
 
-def test_a_sequence_of_faults_and_a_wait_for_requests(project):
+# A sandbox from elsewhere
+
+
+@pytest.fixture(scope="module")
+def bare(wheel, made_once):
+    """The Python of an environment with the wheel and what pytest needs, and no dependency."""
+
+    def make(folder):
+        virtual_environment(folder, packages=["--no-deps", wheel])
+        [site_packages] = folder.glob("lib/python*/site-packages")
+        for pattern in OF_PYTEST:
+            for path in Path(sysconfig.get_path("purelib")).glob(pattern):
+                (site_packages / path.name).symlink_to(path)
+
+    return made_once("bare", make) / "bin" / "python"
+
+
+def test_the_command_of_another_environment_starts_the_sandbox(project, bare, python):
+    command = f"'{python.parent}/qyvo-standin'"
+    assert_passed(project.run(USES_IT, "--qyvo-command", command, python=bare), 2)
+
+
+def test_the_command_may_be_set_in_the_projects_configuration(project, bare, python):
+    command = f"{python} -m qyvo_standin"
+    (project.folder / "pytest.ini").write_text(f"[pytest]\naddopts = --qyvo-command '{command}'\n")
+    assert_passed(project.run(USES_IT, python=bare), 2)
+
+
+def test_the_command_is_split_as_a_shell_splits_words_and_no_shell_runs_it(
+    project, bare, python, tmp_path
+):
+    script = tmp_path / "a folder" / "start it"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\necho "$1" > "{tmp_path}/seen"\nshift\nexec {python} "$@"\n')
+    script.chmod(0o755)
+    command = f"'{script}' '$HOME; *' -m qyvo_standin"
+    assert_passed(project.run(USES_IT, "--qyvo-command", command, python=bare), 2)
+    assert (tmp_path / "seen").read_text() == "$HOME; *\n"
+
+
+def test_what_a_command_prints_before_the_sandbox_serves_does_no_harm(
+    project, bare, python, tmp_path
+):
+    script = tmp_path / "chatty"
+    script.write_text(f'#!/bin/sh\necho Installing\n{python} -m qyvo_standin "$@"\n')
+    script.chmod(0o755)
+    assert_passed(project.run(USES_IT, f"--qyvo-command={script}", python=bare), 2)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        ("nosuch-command serve", "--qyvo-command: [Errno 2] No such file or directory: "),
+        ("'open", "--qyvo-command: No closing quotation."),
+        ("sh -c 'echo no way >&2'", "The sandbox did not start: no way"),
+    ],
+)
+def test_a_command_that_starts_no_sandbox_is_said_in_one_line(project, command, says):
+    ran = project.run(USES_IT, "--qyvo-command", command)
+    assert ran.returncode == 1
+    assert says in ran.output
+    assert "Traceback" not in ran.output
+
+
+def test_url_and_command_exclude_each_other(project):
+    ran = project.run(USES_IT, "--qyvo-command=qyvo-standin", "--qyvo-url=http://127.0.0.1:1")
+    assert ran.returncode == 1
+    assert "Give --qyvo-url or --qyvo-command, not both." in ran.output
+
+
+def test_a_sequence_of_faults(project):
     tests = """
 import threading, urllib.error, urllib.request
 
@@ -337,14 +488,105 @@ def test_faults(qyvo):
     assert (status, headers["Retry-After"]) == (429, "7")
     assert send(qyvo)[0] == 200
     assert [fault["status"] for fault in qyvo.faults()] == [503, 429]
-
-
-def test_waiting(qyvo):
-    threading.Timer(0.2, send, [qyvo]).start()
-    [entry] = qyvo.requests(method="GET", min=1, timeout=10)
-    assert entry["path"] == "/api/v1/me"
 """
-    assert_passed(project.run(tests), 2)
+    assert_passed(project.run(tests), 1)
+
+
+WAITING = """
+import threading, urllib.error, urllib.request
+import pytest
+
+
+def send(qyvo, *paths):
+    for path in paths:
+        request = urllib.request.Request(qyvo.base_url + path, headers=qyvo.headers)
+        try:
+            urllib.request.urlopen(request).close()
+        except urllib.error.HTTPError as error:
+            error.close()
+
+
+def later(qyvo, *paths):
+    threading.Timer(0.2, send, [qyvo, *paths]).start()
+"""
+
+
+def test_requests_that_are_waited_for_are_returned_oldest_first(project):
+    tests = """
+def test_waiting(qyvo):
+    later(qyvo, "/api/v1/nothing", "/api/v1/me")
+    first, second = qyvo.wait_for_requests(2)
+    assert (first["path"], second["path"]) == ("/api/v1/nothing", "/api/v1/me")
+    assert qyvo.wait_for_requests(1, path="/me", timeout=0) == [second]
+    with pytest.raises(ValueError, match="timeout"):
+        qyvo.wait_for_requests(1, timeout=31)
+"""
+    assert_passed(project.run(WAITING + tests), 1)
+
+
+def test_too_few_requests_fail_the_test_with_those_that_did_arrive(project):
+    tests = """
+def test_some(qyvo):
+    send(qyvo, "/api/v1/me", "/api/v1/nothing")
+    qyvo.wait_for_requests(2, path="/me", status=200, timeout=0.1)
+
+
+def test_none(qyvo):
+    qyvo.wait_for_requests(1, timeout=0)
+"""
+    ran = project.run(WAITING + tests)
+    assert "2 failed" in ran.output
+    said = [line[1:].strip() for line in ran.output.splitlines() if line.startswith("E ")]
+    assert said == [
+        "AssertionError: wait_for_requests(2, path='/me', status=200): 1 after 0.1 seconds."
+        " These have arrived:",
+        "GET /api/v1/me 200",
+        "GET /api/v1/nothing 404 Not found",
+        "AssertionError: wait_for_requests(1): 0 after 0 seconds. No requests have arrived:",
+    ]
+    assert "pytest_plugin.py" not in ran.output  # no traceback of ours
+
+
+ASYNC = """
+import asyncio, urllib.request
+import pytest
+
+
+@pytest.mark.{plugin}
+async def test_it(qyvo):
+    def send():
+        request = urllib.request.Request(qyvo.base_url + "/api/v1/me", headers=qyvo.headers)
+        urllib.request.urlopen(request).close()
+
+    async def after_a_while():
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(send)
+
+    task = asyncio.create_task(after_a_while())
+    [request] = await qyvo.await_requests(1, path="/me")
+    assert request["path"] == "/api/v1/me"
+    await task
+
+
+@pytest.mark.{plugin}
+async def test_too_few(qyvo):
+    await qyvo.await_requests(1, status=500, timeout=0)
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+"""
+
+
+@pytest.mark.parametrize("plugin", ["asyncio", "anyio"])
+def test_an_async_test_waits_for_requests_while_its_event_loop_runs(project, with_asyncio, plugin):
+    """Under pytest-asyncio, and under anyio on asyncio."""
+    options = ["-p", "anyio", "-o", "asyncio_default_fixture_loop_scope=function"]
+    ran = project.run(ASYNC.format(plugin=plugin), *options, python=with_asyncio)
+    assert "1 failed, 1 passed" in ran.output
+    assert "AssertionError: await_requests(1, status=500): 0 after 0 seconds." in ran.output
+    assert "pytest_plugin.py" not in ran.output  # no traceback of ours
 
 
 def test_every_public_name_has_types_and_a_docstring(python):
@@ -364,7 +606,8 @@ for name, value in vars(Qyvo).items():
     print(name)
 """
     names = subprocess.run([python, "-c", script], capture_output=True, text=True, check=True)
-    public = {"headers", "requests", "reset", "fault", "faults", "contact"}
+    public = {"headers", "env", "requests", "wait_for_requests", "await_requests", "reset"}
+    public |= {"fault", "faults", "contact", "contacts", "put_contact", "delete_contact"}
     assert set(names.stdout.split()) == public
     [marker] = python.parent.parent.glob("lib/python*/site-packages/qyvo_standin/py.typed")
     assert marker.exists()

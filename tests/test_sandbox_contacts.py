@@ -48,6 +48,17 @@ def test_a_look_is_outside_of_journal_faults_and_rate_limit(client, look):
     assert [entry["status"] for entry in journal] == [200, 500]
 
 
+def test_the_list_is_what_search_contacts_finds_each_contact_whole(client, look):
+    def listed(**filters):
+        return client.get("/sandbox/contacts", query_string=filters, headers=HEADERS)
+
+    assert len(listed().json) == 5
+    assert listed(tag="vip", query="romain").json == [look(PHONE).json]
+    assert listed(email="nobody@example.com").json == []
+    assert_refused(listed(nmae="Romain"), 422)
+    assert client.get("/sandbox/requests", headers=HEADERS).json == []
+
+
 FURTHER = {
     "source": "woocommerce",
     "locale": "pt-BR",
