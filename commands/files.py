@@ -80,7 +80,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path):
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until the disk has the file or the folder. Windows syncs no folder."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -83,7 +83,9 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     environment = dict(os.environ)
     if temporary:
-        folder = context.with_resource(TemporaryDirectory(prefix="qyvo-standin-"))
+        # Windows deletes no file that a request still reads.
+        made = TemporaryDirectory(prefix="qyvo-standin-", ignore_cleanup_errors=True)
+        folder = context.with_resource(made)
         environment["CONTACTS_DATABASE"] = str(Path(folder, "sandbox.db"))
     if stop_with_stdin:
         threading.Thread(target=terminate_after_stdin, daemon=True).start()
@@ -202,8 +204,8 @@ def allowed_connections() -> int:
     """Return how many connections the limit on open files allows, once raised if it may be."""
     try:
         import resource
-    except ImportError:  # as on Windows, which knows no such limit
-        return CONNECTIONS
+    except ImportError:  # as on Windows, which has no such limit, and 512 sockets in a select()
+        return 500
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2 * CONNECTIONS + OTHER_FILES  # a large body waits in a file
     if 0 <= limit < wanted:  # RLIM_INFINITY is below
@@ -269,4 +271,7 @@ def terminate_after_stdin():
             pass
     # The first signal sets one of these.
     if signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN):
-        os.kill(os.getpid(), signal.SIGTERM)
+        if os.name == "nt":  # where os.kill would end the process at once
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -22,6 +22,7 @@ from conftest import (
     contacts_in,
     environment,
     post,
+    serving,
     virtual_environment,
     wait_until,
 )
@@ -84,6 +85,82 @@ def test_the_ranges_hold_the_versions_that_are_pinned_and_pytest_is_none_of_them
     for name, bounds in ranges.items():
         lowest, beyond = re.fullmatch(r">=([\d.]+),<([\d.]+)", bounds).groups()
         assert version(lowest) <= version(pins[name]) < version(beyond), name
+
+
+@pytest.mark.parametrize("python", PYTHONS.values(), ids=PYTHONS)
+def test_the_requirements_are_exactly_what_pip_installs(python):
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "--dry-run", "--quiet"]
+    pip += ["--ignore-installed", "--report", "-", "--requirement", "requirements.txt"]
+    ran = subprocess.run(pip, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    found = [installed["metadata"] for installed in json.loads(ran.stdout)["install"]]
+    pins = re.findall(r"^([a-z0-9]+)==([\d.]+)", (ROOT / "requirements.txt").read_text(), re.M)
+    assert {(each["name"].lower(), each["version"]) for each in found} == set(pins)
+
+
+# Released
+
+
+def test_the_release_workflow_stores_no_token_and_waits_for_the_owner():
+    yaml = pytest.importorskip("yaml")
+    jobs = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text())["jobs"]
+    publishing = [job for job in jobs.values() if "write" in job.get("permissions", {}).values()]
+    assert len(publishing) == 2
+    for job in publishing:
+        assert job["environment"] == "release"
+        assert job["needs"] == "build"
+    assert "secrets." not in yaml.safe_dump(jobs)
+    assert ".ci/release-check" in yaml.safe_dump(jobs["build"])
+    assert jobs["test"]["uses"] == "./.github/workflows/test.yml"
+
+
+def test_the_workflow_names_linux_macos_and_windows():
+    workflow = (ROOT / ".github/workflows/test.yml").read_text()
+    for system in ("ubuntu", "macos", "windows"):
+        assert f"{system}-latest" in workflow
+
+
+@pytest.fixture
+def release_check(tmp_path):
+    """Run .ci/release-check, as far as it needs no network, on this version and this changelog."""
+
+    def run(tag, version, changelog):
+        (tmp_path / ".ci").mkdir()
+        shutil.copy(ROOT / ".ci/release-check", tmp_path / ".ci")
+        (tmp_path / "openapi.py").write_text(f'VERSION = "{version}"\n')
+        (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{changelog}\n\n### Added\n")
+        env = os.environ | {"PYTHON": "false"}  # which ends it where it would install
+        check = [tmp_path / ".ci/release-check", *tag]
+        return subprocess.run(check, env=env, capture_output=True, text=True, timeout=SECONDS)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("tag", "version", "changelog", "says"),
+    [
+        (["v0.3.1"], "0.3.0", "## 0.3.0 - 2026-12-01", "The tag is v0.3.1, but VERSION"),
+        (["v0.3.0"], "0.3.0", "## 0.3.0 - unreleased", "CHANGELOG.md must begin with"),
+        (["v0.3.0"], "0.3.0", "## 0.4.0 - unreleased\n\n## 0.3.0 - 2026-12-01", "must begin with"),
+        ([], "0.3.0", "## 0.3.0 - unreleased\n\n## 0.2.0 - 2026-11-25", "is not VERSION"),
+        (["v0.3.0"], "0.3.0", "## 0.3.0 - 2026-12-01", ""),
+        ([], "0.3.0", "## 0.4.0 - unreleased\n\n## 0.3.0 - 2026-12-01", ""),
+    ],
+)
+def test_a_release_needs_one_version_in_tag_code_and_changelog(
+    release_check, tag, version, changelog, says
+):
+    ran = release_check(tag, version, changelog)
+    assert ran.returncode == 1
+    assert says in ran.stderr
+    assert bool(ran.stderr) == bool(says)
+
+
+def test_the_image_is_built_of_what_goes_into_the_wheel():
+    hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
+    wheel = hatch["build"]["targets"]["wheel"]
+    parts = {part.removeprefix("/") for part in wheel["include"]} | {"package/"}
+    assert {f"!{part}" for part in parts} <= set((ROOT / ".dockerignore").read_text().split())
 
 
 # Installed
@@ -249,3 +326,42 @@ def is_listening(port):
     with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
         return True
     return False
+
+
+# Beside others
+
+
+def test_a_project_with_marshmallow_3_flask_3_0_and_pytest_8_is_installed_in_one_line(
+    wheel, tmp_path
+):
+    python = virtual_environment(
+        tmp_path / "venv", packages=["marshmallow<4", "flask==3.0.*", "pytest==8.*", wheel]
+    )
+    (tmp_path / "test_contacts.py").write_text(
+        "import flask, marshmallow\n"
+        "def test_it(qyvo):\n"
+        f"    assert qyvo.contact('{PHONE}')['name'] == 'Romain'\n"
+    )
+    command = [python, "-m", "pytest", "-W", "error", "test_contacts.py"]
+    ran = subprocess.run(
+        command, cwd=tmp_path, env=environment(""), capture_output=True, text=True, timeout=60
+    )
+    assert "1 passed" in ran.stdout, ran.stdout + ran.stderr
+    script = "import importlib.metadata as m; print(*map(m.version, ['marshmallow', 'flask']))"
+    versions = subprocess.run([python, "-c", script], capture_output=True, text=True).stdout
+    assert re.fullmatch(r"3\.\S+ 3\.0\.\d\n", versions)
+
+
+def test_the_sandbox_needs_nothing_that_windows_does_not_have(tmp_path):
+    """Its lack is simulated, as far as that can be done."""
+    modules = ["fcntl", "grp", "pwd", "resource", "termios"]
+    without = f"""
+import os, select, signal, sys
+sys.modules.update(dict.fromkeys({modules}))
+del os.fork, os.geteuid, os.killpg, select.poll, signal.SIGHUP, signal.SIGKILL, signal.SIGUSR1
+from commands import main
+main()
+"""
+    with serving(tmp_path, "--sandbox", python=("-c", without)) as server:
+        assert post(server.url, {"phone": PHONE}, "sandbox").status_code == 200
+        assert server.stop() == 0
