@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # With it, every process that a test starts compiles what it imports anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run install test test-all lint format audit image bench bench-others picture
+.PHONY: run install test test-all lint format audit release-check image bench bench-others picture
 
 run: $(VENV)/runs
 	@$(BIN)/flask serve --sandbox --port $(PORT)
@@ -37,6 +37,10 @@ audit:
 	$(PYTHON) -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.txt
+
+# What the release workflow checks before it publishes, here without a tag, or with TAG=v0.3.0.
+release-check:
+	@PYTHON=$(PYTHON) .ci/release-check $(TAG)
 
 # With Docker, or with podman: make image CONTAINER=podman BUILD="--format docker"
 CONTAINER ?= docker
