@@ -3,6 +3,7 @@
 Uses nothing of the service that is built here. It writes to one contact only, and restores it.
 """
 
+import io
 import json
 import os
 import re
@@ -137,10 +138,8 @@ def confirmed() -> bool:
 
 def progress_bar():
     """Go through the rules and, on a terminal, show how far that is."""
-    hidden = not sys.stderr.isatty()
-    return click.progressbar(
-        RULES, file=sys.stderr, hidden=hidden, item_show_func=lambda rule: rule and rule.id
-    )
+    terminal = sys.stderr if sys.stderr.isatty() else io.StringIO()
+    return click.progressbar(RULES, file=terminal, item_show_func=lambda rule: rule and rule.id)
 
 
 def table(findings: list[Finding]) -> str:

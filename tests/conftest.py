@@ -22,7 +22,7 @@ import pytest
 from flask.testing import FlaskCliRunner
 
 import commands
-from app import create_app
+from app import Service, create_app
 from sandbox import Sandbox
 from settings import read_settings
 from store import DEFAULT_WORKSPACE, Store
@@ -53,10 +53,14 @@ class Runner(FlaskCliRunner):
         result = super().invoke(*args, **options)
         return SimpleNamespace(
             exit_code=result.exit_code,
+            exception=result.exception,
             stdout=result.stdout,
             stderr=result.stderr,
             output=result.stdout + result.stderr,
         )
+
+
+Service.test_cli_runner_class = Runner
 
 
 # A shell ignores SIGINT in what it starts in the background, and programs inherit that.
@@ -77,7 +81,6 @@ def make_app(tmp_path):
         )
         commands.init_app(app)
         app.testing = True
-        app.test_cli_runner_class = Runner
         made.append(app.extensions["store"])
         if not sandbox:
             made[-1].get_or_create_workspace(DEFAULT_WORKSPACE, contacts)
