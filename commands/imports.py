@@ -6,7 +6,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -191,9 +191,8 @@ def copied(database: store.Store, sandbox: bool) -> Iterator[store.Store]:
         if database.path.exists():
             database.back_up(copy)
         settings = {"CONTACTS_DATABASE": str(copy), "CONTACTS_SYNCHRONOUS": "NORMAL"}
-        scratch = make_store(settings, sandbox)
-        yield scratch
-        scratch.close()
+        with closing(make_store(settings, sandbox)) as scratch:
+            yield scratch
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from conftest import (
     ROOT,
     SECONDS,
     TOKEN,
+    Runner,
     contacts_in,
     environment,
     execute,
@@ -49,6 +50,7 @@ def runner_on(database):
     """Runs `flask …` on a database that may not be there yet."""
     app = create_app(read_settings({"CONTACTS_DATABASE": str(database)}))
     commands.init_app(app)
+    app.test_cli_runner_class = Runner
     return app.test_cli_runner()
 
 
