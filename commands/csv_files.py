@@ -280,7 +280,8 @@ def restored(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
-_SEPARATOR = re.compile(r'"?sep=(.)"?[\r\n]*', re.IGNORECASE)  # which Excel reads and hides
+_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?[\r\n]*', re.IGNORECASE)  # which Excel reads and hides
+_NUMBER = re.compile(r"\+?[\d\s()./-]{7,}")
 
 
 def _header(text: TextIO, mapping: Mapping[str, str]) -> tuple[str, int, list[str], list[str]]:
@@ -292,7 +293,7 @@ def _header(text: TextIO, mapping: Mapping[str, str]) -> tuple[str, int, list[st
     lines = list(islice(iter(text.readline, ""), HEADER_LINES))
     known = FIELDS.keys() | set(map(comparable, mapping))
     said = _SEPARATOR.fullmatch(lines[0]) if lines else None
-    found, seen = [], []
+    found, others = [], []
     for delimiter in said[1] if said else ",;\t|":
         reader = csv.reader(lines, delimiter=delimiter)
         start = 0
@@ -304,15 +305,24 @@ def _header(text: TextIO, mapping: Mapping[str, str]) -> tuple[str, int, list[st
                     break
                 start = reader.line_num
                 if any(map(str.strip, cells)) and not _SEPARATOR.fullmatch(lines[start - 1]):
-                    seen.append(cells)
+                    others.append([cell.strip() for cell in cells])
         except csv.Error:
             continue
-    if found:
-        return max(found, key=lambda each: each[0])[1:]
-    if not seen:
-        raise Unfinished("No column is named phone: there is nothing in the file.")
-    titles = [title.strip() for title in max(seen, key=len) if title.strip()]
-    raise Unfinished(
-        f"No column is named phone. The columns are: {', '.join(titles)}. Say which of them has the"
-        f' numbers, as in --map "{titles[-1]}=phone"; if the text looks wrong, add --encoding.'
+    if not found:
+        raise Unfinished(_without_phone(others))
+    return max(found, key=lambda each: each[0])[1:]
+
+
+def _without_phone(rows: list[list[str]]) -> str:
+    """Return what is wrong with a file that begins with these rows, and the option that helps."""
+    if not rows:
+        return "No column is named phone: there is nothing in the file."
+    titles = max(rows, key=len)  # the first of those that have most cells
+    columns = [zip(titles, row, strict=False) for row in rows]
+    numbers = [title for column in columns for title, cell in column if _NUMBER.fullmatch(cell)]
+    likely = (numbers or list(filter(None, titles)))[0]
+    return (
+        f"No column is named phone. The columns are: {', '.join(filter(None, titles))}. Say which"
+        f' of them has the numbers, as in --map "{likely}=phone"; if the text looks wrong, add'
+        " --encoding."
     )

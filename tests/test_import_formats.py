@@ -274,8 +274,8 @@ def test_the_titles_are_among_the_first_ten_lines(import_text):
 
 
 def test_without_a_phone_the_message_writes_out_the_map(import_text):
-    result = import_text(f"Kontakt;Nummer\nNoor;{NOOR}\n", status=2)
-    assert "The columns are: Kontakt, Nummer." in result.stderr
+    result = import_text(f"Kontakt;Nummer;Ort\nNoor;{NOOR};Oslo\n", status=2)
+    assert "The columns are: Kontakt, Nummer, Ort." in result.stderr
     assert '--map "Nummer=phone"' in result.stderr
     assert import_text(f"Kontakt;Nummer\nNoor;{NOOR}\n", "--map=Nummer=phone").contacts
 

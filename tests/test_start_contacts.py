@@ -28,6 +28,19 @@ def test_every_workspace_starts_with_the_contacts_of_the_file(tmp_path):
             assert noor["metadata"] == {"City": "Oslo"}
 
 
+def test_our_own_columns_count_though_others_of_an_export_are_missing(tmp_path):
+    text = (
+        "phone,source,created_at,locale,opted_in_at,opted_out_at,total_messages\n"
+        f"{NOOR},shopify,2026-01-01T00:00:00+00:00,fr,2026-04-15T10:32:00+00:00,2026-05-02,27\n"
+    )
+    with started(tmp_path, text) as server:
+        noor = Developer(server.url)("POST", "/v1/actions/get-contact", {"phone": NOOR}).json
+    assert (noor["source"], noor["created_at"]) == ("shopify", "2026-01-01T00:00:00+00:00")
+    assert (noor["locale"], noor["total_messages"], noor["metadata"]) == ("fr", 27, {})
+    assert noor["opted_in_at"] == "2026-04-15T10:32:00+00:00"
+    assert noor["opted_out_at"] == "2026-05-02T00:00:00+00:00"
+
+
 def test_a_reset_without_a_body_restores_them(tmp_path):
     with started(tmp_path, CSV) as server:
         mine = Developer(server.url)
