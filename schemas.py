@@ -537,7 +537,10 @@ def _with_plus(digits: str, reading: PhoneReading) -> str:
         elif trunk.startswith("0"):
             accepted = digits.startswith(trunk)
         else:
-            accepted = significant == digits and phonenumbers.is_valid_number(number)
+            accepted = significant == digits and phonenumbers.number_type(number) not in (
+                phonenumbers.PhoneNumberType.UNKNOWN,  # which is not valid
+                phonenumbers.PhoneNumberType.VOICEMAIL,  # Italy's look like French mobiles
+            )
         country_code = phonenumbers.country_code_for_region(region)
         readings = [f"+{digits}", f"+{country_code}{digits}"]
     if not accepted:
