@@ -15,6 +15,8 @@ pytest.importorskip("requests", reason="make bench measures as it does")
 import bench.__main__ as figures
 from bench import contacts, in_process, servers
 
+pytestmark = pytest.mark.slow
+
 FIGURE = r"[\d,.]+"
 RATIO = rf"{FIGURE}( \({FIGURE} to {FIGURE}\))?"
 

@@ -31,6 +31,8 @@ from conform import command
 from sandbox import Sandbox
 from settings import read_settings
 
+pytestmark = pytest.mark.slow  # test_sandbox.py has what a change to the service needs
+
 MEXICAN = "+525512345678"
 NAMELESS = "+61491570156"  # of a sample contact
 GET_CONTACT = "/api/v1/actions/get-contact"
@@ -158,7 +160,6 @@ def assert_found(app, home, subtests, services, phone, status):
                 assert now == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("phone", [PHONE, NEW], ids=["known", "unknown"])
 def test_each_broken_service_is_found_and_its_rule_is_named_first(app, tmp_path, subtests, phone):
     services = [each for each in BROKEN if phone == NEW or each[1] is not ONLY_IF_NEW]
@@ -166,7 +167,6 @@ def test_each_broken_service_is_found_and_its_rule_is_named_first(app, tmp_path,
     assert_found(app, tmp_path, subtests, services, phone, status=1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("phone", [PHONE, NEW], ids=["known", "unknown"])
 def test_a_rule_of_this_project_that_a_service_does_not_share_is_no_failure(
     app, tmp_path, subtests, phone
@@ -298,7 +298,6 @@ def test_a_contact_that_get_contact_denies_is_restored_all_the_same(app, tmp_pat
     assert contacts(app, "sandbox-denied") == before
 
 
-@pytest.mark.slow
 def test_all_seven_sources_and_what_only_the_vendor_knows_of_a_contact_are_the_same(app, tmp_path):
     known = {
         "locale": "pt-BR",
@@ -744,7 +743,6 @@ def run_against_the_document(server, sandbox, home):
     return subprocess.run(["bash", "-ec", lines], cwd=home, capture_output=True, text=True)
 
 
-@pytest.mark.slow
 def test_the_documented_lines_hold_the_sandbox_to_an_openapi_document(tmp_path, sandbox):
     pytest.importorskip("schemathesis", reason="holds the service to the document")
     done = run_against_the_document(sandbox.url, sandbox, tmp_path)
@@ -752,7 +750,6 @@ def test_the_documented_lines_hold_the_sandbox_to_an_openapi_document(tmp_path, 
     assert "No issues found" in done.stdout
 
 
-@pytest.mark.slow
 def test_the_documented_lines_name_what_is_not_as_the_document_says(app, tmp_path, sandbox):
     pytest.importorskip("schemathesis", reason="holds the service to the document")
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PHONE, ROOT, UPDATE, assert_refused, log_line, post, serving
+from conftest import PHONE, ROOT, UPDATE, assert_refused, environment, log_line, post, serving
 from developer import SAMPLES, Developer
 
 
@@ -255,3 +255,14 @@ def test_there_are_no_cors_headers(me, origin):
 def test_the_sandboxs_own_page_may(me):
     own = {"Origin": "http://localhost", "Sec-Fetch-Site": "same-origin"}
     assert me("POST", "/sandbox/reset", headers=own).status_code == 204
+
+
+def test_it_follows_every_rule_that_conform_checks(tmp_path):
+    command = [sys.executable, "-m", "conform", "--phone", PHONE, "--rate", "1000000", "--yes"]
+    with serving(tmp_path / "served", "--sandbox") as server:
+        env = environment(tmp_path, QYVO_TOKEN="sandbox", XDG_STATE_HOME=str(tmp_path))
+        done = subprocess.run(
+            [*command, server.url], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " rules: 0 different, " in done.stdout.splitlines()[-1]
