@@ -4,7 +4,6 @@ import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
 from flask import Blueprint, Flask, Request, Response, current_app, g, request
@@ -165,8 +164,7 @@ def search_contacts(**filters):
 @returns(schemas.TagAdded())
 def add_tag(tag, **reference):
     """Add one tag to the contact with that id or phone."""
-    add = partial(schemas.with_tag, tag=tag)
-    return {**store().change_tags(g.token.workspace_id, add, **reference), "tag_added": tag}
+    return {**store().add_tag(g.token.workspace_id, tag, **reference), "tag_added": tag}
 
 
 @api.post("/actions/remove-tag")
@@ -174,8 +172,7 @@ def add_tag(tag, **reference):
 @returns(schemas.TagRemoved())
 def remove_tag(tag, **reference):
     """Remove one tag from the contact with that id or phone."""
-    remove = partial(schemas.without_tag, tag=tag)
-    return {**store().change_tags(g.token.workspace_id, remove, **reference), "tag_removed": tag}
+    return {**store().remove_tag(g.token.workspace_id, tag, **reference), "tag_removed": tag}
 
 
 @api.get("/me")

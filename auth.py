@@ -26,6 +26,11 @@ def public(view):
     return view
 
 
+def is_public(view) -> bool:
+    """Return whether the view can be requested without a token."""
+    return getattr(view, "public", False)
+
+
 def is_of_the_api() -> bool:
     """Return whether the request is to an endpoint of the API."""
     return request.blueprint in API_PREFIXES.values()
@@ -56,7 +61,8 @@ class RateLimit:
     def __init__(self, per_minute: int):
         self._limit = per_minute
         self._lock = threading.Lock()
-        # When the requests of each token were admitted, by time.monotonic().
+        # When the requests of each token were admitted, by time.monotonic(). The tokens of a
+        # sandbox have one id and different names.
         self._admitted: OrderedDict[tuple[int, str], deque[float]] = OrderedDict()
 
     def count(self, token: Token):
@@ -90,7 +96,7 @@ def init_app(app: Flask, tokens):
     @app.before_request
     def admit():
         view = app.view_functions.get(request.endpoint)
-        if view is None or getattr(view, "public", False):
+        if view is None or is_public(view):
             return
         match = _BEARER.fullmatch(request.headers.get("Authorization", ""))
         token = tokens.find_token(match[1]) if match else None

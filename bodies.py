@@ -3,7 +3,7 @@
 from functools import wraps
 from typing import Any
 
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, request
 from flask.json.provider import DefaultJSONProvider
 from marshmallow import Schema
 from werkzeug import exceptions as http
@@ -26,15 +26,20 @@ class ContactJSON(DefaultJSONProvider):
     """Compact JSON as UTF-8 text, in the order that the schemas give it."""
 
     def response(self, value: Any) -> Response:
-        """Lone surrogates, which a client's field may be named by, are escaped."""
+        """Return the value as a response. Lone surrogates, as a client may send, are escaped."""
         body = (schemas.compact_json(value) + "\n").encode(errors="backslashreplace")
         return Response(body, content_type="application/json")
 
 
 def init_app(app: Flask):
-    """Let what a view returns become JSON, and bound what a request may send."""
+    """Let what a view returns become JSON, and say how what a request sends is read."""
     app.json = ContactJSON(app)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT + 1  # where a longer body is cut off
+    reading = schemas.PhoneReading(app.config["CONTACTS_DEFAULT_REGION"])
+
+    @app.before_request
+    def set_phone_reading():
+        schemas.phone_reading.set(reading)
 
 
 def read_json() -> Any:
@@ -52,8 +57,6 @@ def read_json() -> Any:
         raise http.RequestEntityTooLarge
     if len(body) < length:
         raise http.ClientDisconnected
-    region = current_app.config["CONTACTS_DEFAULT_REGION"]
-    schemas.phone_reading.set(schemas.PhoneReading(region))
     return schemas.parse_json(body)
 
 
@@ -79,7 +82,7 @@ def accepts(schema: schemas.Body):
 
 
 def returns(schema: Schema, status: int = 200):
-    """Respond with the view's contact in the shape of the schema."""
+    """Respond with what the view returns, in the shape of the schema."""
 
     def decorate(view):
         @wraps(view)

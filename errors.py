@@ -66,7 +66,7 @@ def http_error(error: http.HTTPException) -> Response:
 
 
 def unauthenticated(error: Exception) -> Response:
-    """Refuse a token that is not known, or whose workspace was deleted during the request."""
+    """Refuse a token that is not known, or whose workspace a write found deleted."""
     return refusal(401, "Unauthenticated.", {"WWW-Authenticate": "Bearer"})
 
 
@@ -115,7 +115,10 @@ def flat(errors: Mapping[Any, Any], path: tuple[str, ...] = ()) -> Iterator[tupl
 
 
 def loggable_path() -> str:
-    """Return the path without what no endpoint's path has: it may be a secret or a phone number."""
+    """Return the request's path for a log, with … for each part that no route has.
+
+    Such a part may be a secret or a phone number.
+    """
     if request.url_rule and not request.view_args:
         return request.url_rule.rule
     words = {word for rule in current_app.url_map.iter_rules() for word in rule.rule.split("/")}

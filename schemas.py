@@ -31,7 +31,7 @@ from marshmallow.exceptions import SCHEMA
 NESTING_LIMIT = 512
 METADATA_LIMIT = 64 * 1024  # of what is sent; the store has the same limit for what is merged
 MAX_UNKNOWN = 20
-MAX_TAGS = 100
+MAX_TAGS = 100  # of what is sent; the store has the same limit for a tag that is added
 SOURCES = ["manual", "csv_import", "shopify", "woocommerce", "widget", "zapier", "api"]
 
 
@@ -236,20 +236,6 @@ class Metadata(fields.Field):
         return value
 
 
-def with_tag(tags: list[str], tag: str) -> list[str]:
-    """Return the tags with that one last, unless it is there. Raises ValidationError."""
-    if tag in tags:
-        return tags
-    if len(tags) >= MAX_TAGS:
-        text = f"The contact has {MAX_TAGS} tags already: remove one first."
-        raise ValidationError(text, "tag")
-    return [*tags, tag]
-
-
-def without_tag(tags: list[str], tag: str) -> list[str]:
-    return [each for each in tags if each != tag]
-
-
 class TagsInFile(TagList):
     """Tags as CSV, or as the list that an export holds."""
 
@@ -431,7 +417,7 @@ class ResponseSchema(Schema):
 
 
 # What responses show of a contact.
-_OF_A_CONTACT = {
+_CONTACT_FIELDS = {
     "id": fields.UUID(),
     "phone": fields.String(),
     "name": fields.String(allow_none=True),
@@ -452,7 +438,7 @@ _OF_A_CONTACT = {
 
 
 def _contact(name: str, keys: str) -> type[ResponseSchema]:
-    return ResponseSchema.from_dict({key: _OF_A_CONTACT[key] for key in keys.split()}, name=name)
+    return ResponseSchema.from_dict({key: _CONTACT_FIELDS[key] for key in keys.split()}, name=name)
 
 
 UpdatedContact = _contact("UpdatedContact", "id phone name email tags updated_at")

@@ -13,7 +13,7 @@ import threading
 import time
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 Values = dict[str, Any]  # of a contact's fields, or of a row's columns, by their names
 
 METADATA_LIMIT = 64 * 1024
+MAX_TAGS = 100
 SEARCH_LIMIT = 50
 BUSY_SECONDS = 5.0
 DEFAULT_WORKSPACE = "default"
@@ -115,6 +116,7 @@ MIGRATIONS = [
 LATEST_VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
 TAKEN = "Another contact of the workspace has it."
+TOO_MANY_TAGS = f"The contact has {MAX_TAGS} tags already: remove one first."
 TOO_LARGE = f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."
 BUSY = "The database is busy. Nothing was written; try again."
 DISK_FULL = "The disk is full or failing. Nothing was written; try again when there is room."
@@ -123,7 +125,7 @@ DISK_FAILED = (
 )
 
 # The errors of SQLite that say that the file can't be used.
-_OF_THE_FILE = {
+_UNUSABLE_CODES = {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_CORRUPT,
@@ -136,7 +138,10 @@ class ContactNotFound(LookupError):
 
 
 class WorkspaceNotFound(LookupError):
-    """The workspace was deleted during the call."""
+    """The workspace of a write or a look-up was deleted during the call.
+
+    A contact that is looked for in it is just not found.
+    """
 
 
 class Refused(ValueError):
@@ -148,7 +153,10 @@ class Refused(ValueError):
 
 
 class StoreUnavailable(Exception):
-    """The database is busy or the disk is full. Nothing was written; a later try may succeed."""
+    """The database is busy, or the disk is full or failing.
+
+    The text says whether anything was written.
+    """
 
 
 class UnusableDatabase(Exception):
@@ -290,13 +298,26 @@ class Store:
         with self._transaction() as db:
             return _contact(_save(db, workspace_id, fields, new, contact_id=contact_id))
 
-    def change_tags(
-        self, workspace_id: int, change: Callable[[list[str]], list[str]], **reference: str
-    ) -> Values:
-        """Return the contact, with what `change` makes of its tags. Raises ContactNotFound."""
+    def add_tag(self, workspace_id: int, tag: str, **reference: str) -> Values:
+        """Return the contact with that tag last, unless it had it.
+
+        Raises ContactNotFound and Refused.
+        """
         with self._transaction() as db:
             row = _find(db, workspace_id, **reference)
-            return _summary(_update(db, row, {"tags": change(json.loads(row["tags"]))}))
+            tags = json.loads(row["tags"])
+            if tag not in tags:
+                if len(tags) >= MAX_TAGS:
+                    raise Refused("tag", TOO_MANY_TAGS)
+                tags.append(tag)
+            return _summary(_update(db, row, {"tags": tags}))
+
+    def remove_tag(self, workspace_id: int, tag: str, **reference: str) -> Values:
+        """Return the contact without that tag. Raises ContactNotFound."""
+        with self._transaction() as db:
+            row = _find(db, workspace_id, **reference)
+            tags = [each for each in json.loads(row["tags"]) if each != tag]
+            return _summary(_update(db, row, {"tags": tags}))
 
     def get_contact(self, workspace_id: int, **reference: str) -> Values:
         """Return the contact, metadata included. The reference may be an `email` as well.
@@ -595,7 +616,7 @@ class Store:
             return StoreUnavailable(BUSY)
         if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             return StoreUnavailable(DISK_FULL)
-        return self._unusable(f"{error}.") if primary in _OF_THE_FILE else error
+        return self._unusable(f"{error}.") if primary in _UNUSABLE_CODES else error
 
 
 def _use_write_ahead_log(db: sqlite3.Connection):
@@ -672,7 +693,7 @@ def _import(db: sqlite3.Connection, workspace_id: int, contact: Values) -> str |
         except ContactNotFound:
             _insert(db, workspace_id, [_new_row({"source": "csv_import", **contact})])
             return "created"
-        fields = {name: contact[name] for name in contact if name not in _OF_THE_ROW}
+        fields = {name: contact[name] for name in contact if name not in _KEPT_BY_IMPORT}
         return "unchanged" if _update(db, row, fields) is row else "updated"
     except Refused as error:
         return error
@@ -724,7 +745,7 @@ _INSERT = "INSERT INTO contact (workspace_id, {}) VALUES (:workspace_id, {})".fo
     ", ".join(_BLANK_ROW), ", ".join(f":{column}" for column in _BLANK_ROW)
 )
 _TIMES = ("opted_in_at", "opted_out_at", "last_message_at", "created_at", "updated_at")
-_OF_THE_ROW = ("id", "source", "created_at", "updated_at")  # which no import changes
+_KEPT_BY_IMPORT = ("id", "source", "created_at", "updated_at")  # which no import changes
 
 
 def _new_row(fields: Values) -> Values:

@@ -30,6 +30,11 @@ CONNECTIONS = 1000
 OTHER_FILES = 256  # the database's, among others
 STOP_SECONDS = 8  # Docker kills after 10
 
+# A client of a sandbox may poll every minute or two, and finds its connection open. A deployment's
+# proxy keeps those of its own clients.
+SANDBOX_IDLE_SECONDS = 130
+IDLE_SECONDS = 30
+
 SANDBOX_HINTS = """\
 Sandbox: {whose}. Try it:
 
@@ -79,7 +84,7 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
         )
     if temporary and os.environ.get("CONTACTS_DATABASE"):
         raise click.UsageError("--temporary and CONTACTS_DATABASE exclude each other.")
-    # Until the server runs: process 1 of a container would not end, a folder would stay.
+    # Until stop_on_signals(), too, SIGTERM ends process 1 of a container and removes the folder.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     environment = dict(os.environ)
     if temporary:
@@ -115,20 +120,19 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
         app,
         listeners,
         threads=settings["CONTACTS_THREADS"],
-        idle_seconds=130 if sandbox else 30,
+        idle_seconds=SANDBOX_IDLE_SECONDS if sandbox else IDLE_SECONDS,
     )
     stop_on_signals(stand_in, before_exit=context.close)
     if not loopback_only and sandbox:
         click.echo(OPEN_SANDBOX, err=True)
     elif not loopback_only and not settings["CONTACTS_TRUSTED_PROXY"]:
         click.echo(NO_TLS, err=True)
+    hints = ""
     if sandbox:
         whose = f"the contacts of {contacts}" if contacts else "sample contacts, no real ones"
         phone = stand_in.contacts[0]["phone"]
         hints = SANDBOX_HINTS.format(url=url, whose=whose, phone=phone)
-    elif store.list_tokens() or settings["QYVO_TOKEN"]:
-        hints = ""
-    else:
+    elif not store.list_tokens() and not settings["QYVO_TOKEN"]:
         hints = FIRST_STEP.format(command=program())
     with suppress(OSError):  # the reader may have had enough after the first line
         click.echo(f"Serving on {url}\n{hints}", nl=False)
@@ -180,7 +184,7 @@ def url_of(host: str, port: int) -> str:
 def make_server(app: Flask, listeners: list[socket.socket], *, threads: int, idle_seconds: int):
     """Return waitress, which serves that many requests at once, until it is stopped.
 
-    A connection is closed once it has been idle for `idle_seconds`.
+    A connection is closed once it has been idle, without a request in progress, for `idle_seconds`.
     """
     # It prints what a client sent, which may be a secret.
     logging.getLogger("waitress").setLevel(logging.CRITICAL)

@@ -12,24 +12,30 @@ from marshmallow import ValidationError, fields, validate, validates_schema
 from werkzeug import exceptions as http
 
 import schemas
+from auth import is_of_the_api, is_public
 from sandbox.journal import ends_with
 from store import BUSY, ContactNotFound
 
 MAX_FAULTS = 20
 MAX_DELAY_MS = 60_000
+STOPPING = "The sandbox is stopping. Nothing was written; try again."
 TEXT = "A fault that the sandbox was asked for."
 RETRY_AFTER = {429: 1, 503: 1}  # in seconds, where a fault does not say otherwise
 HTML = "<!doctype html>\n<title>{text}</title>\n<h1>{text}</h1>\n"  # as a proxy would send it
 
 
-def endpoints() -> list[str]:
-    """Return the path of every endpoint of the API."""
-    rules = current_app.url_map.iter_rules()
-    return [rule.rule for rule in rules if rule.endpoint.startswith("api.")]
+def api_paths() -> list[str]:
+    """Return the path of every endpoint of the API that needs a token."""
+    views = current_app.view_functions
+    return [
+        rule.rule
+        for rule in current_app.url_map.iter_rules()
+        if rule.endpoint.startswith("api.") and not is_public(views[rule.endpoint])
+    ]
 
 
-def is_an_endpoint(path: str):
-    if not path or not any(ends_with(endpoint, path) for endpoint in endpoints()):
+def check_path(path: str):
+    if not path or not any(ends_with(each, path) for each in api_paths()):
         raise ValidationError("Must be an endpoint, for example /actions/update-contact.")
 
 
@@ -60,7 +66,7 @@ class Fault(schemas.Body):
     times = fields.Integer(strict=True, validate=validate.Range(1, 1_000_000))
     delay_ms = fields.Integer(strict=True, validate=validate.Range(0, MAX_DELAY_MS))
     probability = Probability(load_default=1.0, validate=validate.Range(0, 1, min_inclusive=False))
-    path = fields.String(validate=is_an_endpoint)
+    path = fields.String(validate=check_path)
     retry_after = fields.Integer(strict=True, validate=validate.Range(0, 86_400))
     respond = fields.Raw(validate=only(False))
     close = fields.Raw(validate=only(True))
@@ -99,7 +105,7 @@ class Faults:
 
 
 class NoResponse(Response):
-    """Closes the connection without a byte, as waitress does when an application is aborted.
+    """Closes the connection without a byte: waitress does so for an OSError of the application.
 
     Its status, which only the log shows, is 0.
     """
@@ -113,14 +119,14 @@ class NoResponse(Response):
 
 def inject() -> Response | None:
     """Delay or fail a request to the API, if a fault of its workspace says so."""
-    if "token" not in g or request.blueprint == "sandbox":
+    if "token" not in g or not is_of_the_api():
         return None
     fault = g.fault = g.token.faults.trigger(request.path)
     if fault is None:
         return None
     status, delay_ms = fault.get("status"), fault.get("delay_ms")
     if delay_ms and g.token.stopping.wait(delay_ms / 1000):
-        raise http.ServiceUnavailable("The sandbox is stopping. Nothing was written.")
+        raise http.ServiceUnavailable(STOPPING, retry_after=1)
     if "close" in fault:
         return NoResponse()
     seconds = fault.get("retry_after", RETRY_AFTER.get(status))

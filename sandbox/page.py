@@ -17,7 +17,7 @@ from marshmallow import EXCLUDE, Schema, fields
 import schemas
 from auth import public
 from sandbox.endpoints import full
-from sandbox.faults import MAX_DELAY_MS, endpoints
+from sandbox.faults import MAX_DELAY_MS, api_paths
 from sandbox.journal import readable
 from sandbox.workspaces import Workspace, workspaces
 from store import SANDBOX_WORKSPACE, SEARCH_LIMIT, ContactNotFound, Store
@@ -107,7 +107,7 @@ def show(workspace: Workspace, view: dict[str, Any], url: str) -> dict[str, Any]
         "max_contacts": SEARCH_LIMIT,
         "max_entries": MAX_ENTRIES,
         "sources": schemas.SOURCES,
-        "endpoints": sorted(map(without_prefix, endpoints())),
+        "endpoints": sorted(map(without_prefix, api_paths())),
     }
 
 

@@ -119,6 +119,7 @@ class Workspaces:
     def _attach(self, name: str, workspace_id: int) -> Workspace:
         workspace = self._by_name.get(name)
         if workspace is None or workspace.workspace_id not in (0, workspace_id):
+            self._forget(name)
             workspace = self._by_name[name] = Workspace(name, self.stopping)
         workspace.workspace_id = workspace_id
         return workspace
@@ -129,11 +130,15 @@ class Workspaces:
     def _drop_unused(self):
         stored = self.store.list_workspaces()  # those of earlier runs too, the oldest first
         for name in self._by_name.keys() - stored.keys() - {SANDBOX_WORKSPACE}:
-            del self._by_name[name]  # a command has deleted it
+            self._forget(name)  # a command has deleted it
         stored.pop(SANDBOX_WORKSPACE, None)
         for name in sorted(stored, key=self._used)[: max(0, len(stored) + 1 - MAX_WORKSPACES)]:
             self.store.delete_workspace(stored[name])
-            self._by_name.pop(name, None)
+            self._forget(name)
+
+    def _forget(self, name: str):
+        if workspace := self._by_name.pop(name, None):
+            workspace.journal.end_waiting()
 
     def _bound_journals(self):
         """Let the largest journal lose its oldest entries until all of them fit."""
@@ -156,8 +161,8 @@ class Workspaces:
     def record(self, response: Response) -> Response:
         """Add every request to the API to the journal of its token's workspace.
 
-        One that belongs to no open workspace is in that of `sandbox`. A path that does not exist
-        is of the API, too: it is a misspelt one.
+        One that belongs to no open workspace is in that of `sandbox`. A path that does not exist,
+        or a wrong method on any path, counts as the API's: it is a mistake on the way to it.
         """
         if request.url_rule is None or is_of_the_api():
             secret = request.headers.get("Authorization", "").partition(" ")[2]

@@ -1,7 +1,8 @@
 """A look at a contact that leaves no trace: GET /sandbox/contacts."""
 
 import pytest
-from conftest import PHONE, UPDATE, assert_refused
+from conftest import PHONE, UPDATE, assert_refused, serving
+from developer import Developer
 
 GET = "/api/v1/actions/get-contact"
 ROMAIN = "0197a1c0-5e00-7000-8000-000000000001"
@@ -129,3 +130,11 @@ def test_a_look_needs_a_token_and_sees_its_own_workspace_alone(client, look):
     assert look("+14155550188").json["name"] == "Mine"
     other = {"Authorization": "Bearer sandbox-other"}
     assert client.get("/sandbox/contacts/+14155550188", headers=other).status_code == 404
+
+
+def test_a_query_is_read_as_the_region_dials_it_in_the_first_request_of_a_thread_too(tmp_path):
+    with serving(tmp_path, "--sandbox", CONTACTS_DEFAULT_REGION="FR") as server:
+        me = Developer(server.url)
+        for _ in range(3):
+            found = me("GET", "/sandbox/contacts", query={"query": "06 39 98 01 01"}).json
+            assert [contact["phone"] for contact in found] == ["+33639980101"]
