@@ -522,6 +522,7 @@ class Store:
             )
 
     def _connect(self) -> sqlite3.Connection:
+        self._refuse_another_file()  # or an empty one would be made, and the moved one lose its log
         if self._synchronous == "OFF" and self._application_id != SANDBOX_FILE:
             raise self._unusable(
                 "CONTACTS_SYNCHRONOUS: OFF is for a sandbox, since a power cut would lose contacts."
@@ -536,6 +537,11 @@ class Store:
             self.path.touch(0o600, exist_ok=False)
         if not self.path.is_file():
             raise self._unusable("it is not a file.")
+        # SQLite would notice at the first write only.
+        if not os.access(self.path, os.R_OK | os.W_OK):
+            raise self._unusable("the file is read-only, or belongs to another user.")
+        if not os.access(self.path.parent, os.W_OK):
+            raise self._unusable("its folder, where SQLite keeps the log, can't be written to.")
         identity = _identity(self.path)  # before it can be replaced
         db = sqlite3.connect(
             f"{self.path.as_uri()}?mode=rw",
@@ -546,8 +552,6 @@ class Store:
         )
         try:
             db.row_factory = sqlite3.Row
-            if not os.access(self.path, os.W_OK):  # SQLite would notice at the first write only
-                raise self._unusable("the file is read-only.")
             db.execute("PRAGMA secure_delete = ON")  # what is deleted is overwritten
             db.execute(f"PRAGMA synchronous = {self._synchronous}")
             self._migrate(db)

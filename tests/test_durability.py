@@ -453,3 +453,15 @@ def test_nothing_is_acknowledged_to_a_file_that_was_moved_away_while_a_request_w
     assert (status, "The database can't be used" in response["error"]) == (503, True)
     [moved] = contacts_in(server.database.with_name("moved.db"))
     assert moved["name"] == "Romain"
+
+
+def test_a_moved_file_loses_nothing_to_connections_that_are_opened_afterwards(server):
+    """More requests at once than there were connections: each would make a new, empty file."""
+    moved = server.database.with_name("moved.db")
+    server.database.rename(moved)
+    with ThreadPoolExecutor(16) as pool:
+        responses = list(pool.map(lambda n: post(server.url, {"phone": PHONE}), range(60)))
+    assert {response.status_code for response in responses} == {503}
+    assert not server.database.exists()
+    moved.rename(server.database)
+    assert post(server.url, {"phone": PHONE}).json["name"] == "Romain"
