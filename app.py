@@ -40,13 +40,13 @@ def create_app(
     app.config.from_mapping(settings or read_settings(sandbox=sandbox is not None))
     app.url_map.merge_slashes = False
     store = app.extensions["store"] = make_store(app.config, sandbox is not None)
-    bodies.init_app(app)
     errors.init_app(app)
     init_log(app, access_log)
     if sandbox:
         sandbox.init_app(app)
     else:
         auth.init_app(app, auth.Tokens(store, app.config["QYVO_TOKEN"]))
+    bodies.init_app(app)
     for prefix, name in API_PREFIXES.items():
         app.register_blueprint(api, url_prefix=prefix, name=name)
     app.add_url_rule("/healthz", view_func=healthz)
@@ -81,9 +81,6 @@ def init_log(app: Flask, file: TextIO | None):
 
     @app.after_request
     def finish(response: Response) -> Response:
-        """Keep responses out of caches, and log the request."""
-        response.headers.add("Cache-Control", "no-store")
-        response.headers.add("X-Content-Type-Options", "nosniff")
         if file and "unlogged" not in g:
             words = (
                 datetime.now(UTC).isoformat(timespec="milliseconds"),

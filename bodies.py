@@ -32,7 +32,10 @@ class ContactJSON(DefaultJSONProvider):
 
 
 def init_app(app: Flask):
-    """Let what a view returns become JSON, and say how what a request sends is read."""
+    """Let what a view returns become JSON, and say how what a request sends is read.
+
+    Its hooks run after all others before a request, and before all others after it.
+    """
     app.json = ContactJSON(app)
     app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT + 1  # where a longer body is cut off
     reading = schemas.PhoneReading(app.config["CONTACTS_DEFAULT_REGION"])
@@ -41,18 +44,24 @@ def init_app(app: Flask):
     def set_phone_reading():
         schemas.phone_reading.set(reading)
 
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        """Keep responses out of caches."""
+        response.headers.add("Cache-Control", "no-store")
+        response.headers.add("X-Content-Type-Options", "nosniff")
+        return response
+
 
 def read_json() -> Any:
     """Return the JSON value in the request's body. Raises what leads to a 4xx."""
-    current = request._get_current_object()
-    length = current.content_length or 0
+    length = request.content_length or 0
     if length > BODY_LIMIT:
         raise http.RequestEntityTooLarge
-    if not current.is_json:
+    if not request.is_json:
         raise http.UnsupportedMediaType
-    if current.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
+    if request.headers.get("Content-Encoding", "").lower() not in ("", "identity"):
         raise CompressedBody
-    body = current.get_data()
+    body = request.get_data()
     if len(body) > BODY_LIMIT:
         raise http.RequestEntityTooLarge
     if len(body) < length:

@@ -20,7 +20,6 @@ from store import (
     WorkspaceNotFound,
 )
 
-MAX_ERRORS = 20
 MAX_FIELD_NAME = 100
 
 # What the contract says of werkzeug's exceptions. Others, such as a 403, bring their own text.
@@ -76,7 +75,7 @@ def bad_json(error: schemas.BadJSON) -> Response:
 
 def invalid(error: ValidationError) -> Response:
     """Name what is wrong with each field, within bounds: a client can send 100,000 of them."""
-    errors = dict(islice(flat(error.normalized_messages()), MAX_ERRORS))
+    errors = dict(islice(flat(error.normalized_messages()), schemas.MAX_ERRORS))
     return refusal(422, "The given data was invalid.", errors=errors)
 
 

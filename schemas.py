@@ -8,7 +8,7 @@ import math
 import re
 import unicodedata
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from marshmallow.exceptions import SCHEMA
 
 NESTING_LIMIT = 512
 METADATA_LIMIT = 64 * 1024  # of what is sent; the store has the same limit for what is merged
-MAX_UNKNOWN = 20
+MAX_ERRORS = 20  # that a response names
 MAX_TAGS = 100  # of what is sent; the store has the same limit for a tag that is added
 SOURCES = ["manual", "csv_import", "shopify", "woocommerce", "widget", "zapier", "api"]
 
@@ -71,6 +71,8 @@ def parse_json(text: bytes) -> Any:
     """Return the value of a JSON text as RFC 8259 has it: no NaN, no Infinity. Raises BadJSON."""
     try:
         string = text.removeprefix(BOM_UTF8).decode()
+        if not string.strip():
+            raise BadJSON("is empty: send a JSON object")
         document = _json.decode(string)
         brackets = string.count("[") + string.count("{")  # rarely enough to look at the levels
         if brackets > NESTING_LIMIT and sum(1 for _ in _levels(document)) > NESTING_LIMIT + 1:
@@ -260,7 +262,7 @@ class Moment(fields.AwareDateTime):
     """A time with its offset from UTC, to the microsecond. `clearable` reads "" as None."""
 
     default_error_messages = {
-        "invalid": "Must be a time such as 2026-05-07T08:14:23.123456+00:00.",
+        "invalid": "Must be a time such as 2026-05-07T08:14:23+00:00.",
         "invalid_awareness": "Must have an offset from UTC, such as +00:00.",
         "null": "May not be null: leave it out instead.",
     }
@@ -296,10 +298,10 @@ class Body(Schema):
         """Refuse more unknown fields than are named before each of them is looked at."""
         if data == []:
             return {}
-        if isinstance(data, dict) and len(data) > len(self.fields) + MAX_UNKNOWN:
+        if isinstance(data, dict) and len(data) > len(self.fields) + MAX_ERRORS:
             unknown = (name for name in data if name not in self.fields)
             text = self.error_messages["unknown"]
-            raise ValidationError({name: [text] for name in islice(unknown, MAX_UNKNOWN)})
+            raise ValidationError({name: [text] for name in islice(unknown, MAX_ERRORS)})
         return data
 
     @validates_schema
@@ -365,6 +367,16 @@ class StoredContact(FurtherFields, CreateContact):
     """A contact as a sandbox starts with it: create-contact's body, an id, the further fields."""
 
     id = ContactId()
+
+
+def find_repeated(contacts: Iterable[dict[str, Any]]) -> Iterator[tuple[int, str, int]]:
+    """Yield position, field and the earlier position of each phone and id that is there again."""
+    positions = {}
+    for position, contact in enumerate(contacts):
+        for field in ("phone", "id"):
+            earlier = positions.setdefault(contact.get(field), position)
+            if contact.get(field) and earlier != position:
+                yield position, field, earlier
 
 
 class ImportedContact(StoredContact):

@@ -33,7 +33,8 @@ class DeploymentSettings(Schema):
     CONTACTS_DEFAULT_REGION = fields.String(
         load_default=None,
         validate=validate.OneOf(
-            phonenumbers.SUPPORTED_REGIONS, error="Must be an ISO 3166 country such as FR."
+            phonenumbers.SUPPORTED_REGIONS,
+            error="Must be an ISO 3166 country in capitals, such as FR.",
         ),
     )
     # `flask serve --sandbox` reads these too: that a deployment can't be OFF is the store's rule.

@@ -4,6 +4,7 @@ import errno
 import ipaddress
 import logging
 import os
+import re
 import select
 import signal
 import socket
@@ -55,6 +56,15 @@ NO_TLS = (
 )
 
 
+def host_name(text: str) -> str:
+    """Return a name as a Host header may have it, without the port. Raises click.BadParameter."""
+    with suppress(ValueError):
+        return str(ipaddress.ip_address(text.strip("[]")))
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", text):
+        raise click.BadParameter("pass the name alone, such as host.docker.internal.")
+    return text.lower()
+
+
 @click.command(cls=Command)
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
@@ -62,6 +72,7 @@ NO_TLS = (
 @click.option(
     "--allow-host",
     "hosts",
+    type=host_name,
     multiple=True,
     metavar="NAME",
     help="Let the sandbox respond to this name beside loopback's. May be repeated.",
@@ -109,8 +120,7 @@ def serve(context, host, port, sandbox, hosts, stop_with_stdin, temporary, conta
         from sandbox import Sandbox  # which a deployment never loads
 
         start = read_contacts(contacts, settings["CONTACTS_DEFAULT_REGION"]) if contacts else None
-        names = [name.lower() for name in hosts]
-        stand_in = Sandbox(start, loopback_only=loopback_only, allowed_hosts=names)
+        stand_in = Sandbox(start, loopback_only=loopback_only, allowed_hosts=hosts)
     app = create_app(settings, sandbox=stand_in, access_log=sys.stderr)
     store = app.extensions["store"]
     store.check_writable()
@@ -146,7 +156,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
     `::` is every address of both families. Port 0 is any free one, the same for all of them.
     Raises click.ClickException if there is no such address, or another program has the port.
     """
-    listeners = []
+    listeners, host = [], host.strip("[]")
     try:
         if host == "::" and socket.has_dualstack_ipv6():
             address, family = (host, port), socket.AF_INET6
@@ -174,6 +184,7 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 def url_of(host: str, port: int) -> str:
     """Return a URL that works on this machine, even if the host stands for all addresses."""
+    host = host.strip("[]")
     if host == "0.0.0.0" or (host == "::" and socket.has_dualstack_ipv6()):  # noqa: S104
         host = "127.0.0.1"
     elif host == "::":
@@ -248,8 +259,6 @@ def stop_on_signals(sandbox, before_exit):
 
 def read_contacts(file: Path, region: str | None) -> list[dict[str, Any]]:
     """Return the contacts of a file, each of which must be sound. Raises click.ClickException."""
-    from sandbox.endpoints import find_repeated  # which a deployment never loads
-
     schemas.phone_reading.set(schemas.PhoneReading(region))
     with sources.opened(file) as source:
         reader = files.format_of(file)(source, sources.Options(trusted=True))
@@ -262,7 +271,7 @@ def read_contacts(file: Path, region: str | None) -> list[dict[str, Any]]:
     if refused:
         raise click.ClickException(f"{file}: line {refused.line}: {printable(refused.refusal)}")
     contacts = [row.contact for row in rows]
-    for position, field, earlier in find_repeated(contacts):
+    for position, field, earlier in schemas.find_repeated(contacts):
         line, other = rows[position].line, rows[earlier].line
         raise click.ClickException(f"{file}: line {line}: {field}: Line {other} has it.")
     return contacts

@@ -18,6 +18,7 @@ import auth
 from sandbox import endpoints, faults, page
 from sandbox.workspaces import SAMPLE_CONTACTS, Workspaces
 
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]+))(?::\d*)?")
 _LOOPBACK_ORIGIN = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 
 
@@ -67,8 +68,8 @@ class Sandbox:
         here.
         """
         host = request.headers.get("Host", "")
-        name = re.sub(r":\d*$", "", host)
-        allowed = is_loopback(name) or name.lower() in self._allowed_hosts
+        name = name_of(host)
+        allowed = is_loopback(name) or name in self._allowed_hosts
         if self._restricted and not allowed:
             raise Forbidden(
                 "The sandbox responds to 127.0.0.1, localhost and the names given by --allow-host"
@@ -90,9 +91,15 @@ def is_of_another_site(host: str) -> bool:
     return not is_own or request.headers.get("Sec-Fetch-Site") == "cross-site"
 
 
+def name_of(host: str) -> str:
+    """Return the name or the address in a Host header, "" if it is neither."""
+    match = _HOST.fullmatch(host)
+    return (match[1] or match[2]).lower() if match else ""
+
+
 def is_loopback(name: str) -> bool:
-    """Return whether a Host header's name, without the port, is this machine's."""
+    """Return whether that name or address is this machine's."""
     with suppress(ValueError):
-        address = ipaddress.ip_address(name.strip("[]"))
+        address = ipaddress.ip_address(name)
         return (getattr(address, "ipv4_mapped", None) or address).is_loopback
-    return name.lower() == "localhost"
+    return name == "localhost"

@@ -1,11 +1,10 @@
 """The endpoints under /sandbox, which act on the workspace of the request's token."""
 
-from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from flask import Blueprint, g, request
-from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow import Schema, ValidationError, fields
 
 import schemas
 from bodies import no_content, read_json
@@ -17,26 +16,35 @@ from store import ContactNotFound
 blueprint = Blueprint("sandbox", __name__, url_prefix="/sandbox")
 
 
+class Contacts(fields.Field):
+    """Contacts with distinct phones and ids. No more errors are looked for than are named."""
+
+    default_error_messages = {"invalid": "Must be an array."}
+    _schema = schemas.StoredContact()
+
+    def _deserialize(self, value, attr, data, **kwargs):
+        if not isinstance(value, list):
+            raise self.make_error("invalid")
+        contacts, errors = [], {}
+        for position, entry in enumerate(value):
+            try:
+                contacts.append(self._schema.load(entry))
+            except ValidationError as error:
+                is_object = isinstance(entry, dict)
+                errors[position] = error.messages if is_object else ["Must be a JSON object."]
+                if len(errors) == schemas.MAX_ERRORS:
+                    break
+        if errors:
+            raise ValidationError(errors)
+        for position, field, _ in schemas.find_repeated(contacts):
+            raise ValidationError({position: {field: ["An earlier entry has it."]}})
+        return contacts
+
+
 class Reset(schemas.Body):
     """The body of POST /sandbox/reset, which may be left out."""
 
-    contacts = fields.List(fields.Nested(schemas.StoredContact))
-
-    @validates_schema
-    def check_distinct(self, data, **kwargs):
-        for position, field, _ in find_repeated(data.get("contacts", ())):
-            errors = {position: {field: ["An earlier entry has it."]}}
-            raise ValidationError({"contacts": errors})
-
-
-def find_repeated(contacts: Iterable[dict[str, Any]]) -> Iterator[tuple[int, str, int]]:
-    """Yield position, field and the earlier position of each phone and id that is there again."""
-    positions = {}
-    for position, contact in enumerate(contacts):
-        for field in ("phone", "id"):
-            earlier = positions.setdefault(contact.get(field), position)
-            if contact.get(field) and earlier != position:
-                yield position, field, earlier
+    contacts = Contacts()
 
 
 class EditContact(schemas.FurtherFields, schemas.ContactFields):
@@ -98,7 +106,8 @@ def put_contact(contact_id: str):
 @blueprint.delete("/contacts/<contact_id>")
 def delete_contact(contact_id: str):
     """Delete the contact."""
-    workspaces().store.delete_contact(g.token.workspace_id, contact_id.lower())
+    path = EditPath().load({"id": contact_id})
+    workspaces().store.delete_contact(g.token.workspace_id, path["id"])
     return no_content()
 
 

@@ -51,7 +51,7 @@ class Probability(fields.Float):
     """A JSON number above 0 and up to 1."""
 
     def _deserialize(self, value, attr, data, **kwargs):
-        if isinstance(value, str | bool):
+        if isinstance(value, str):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
 

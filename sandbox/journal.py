@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sys
 import threading
 import time
 from collections import deque
@@ -10,7 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flask import Response, g, request
+from flask import Response, current_app, g, request
 from marshmallow import fields, validate
 from werkzeug.exceptions import HTTPException
 
@@ -19,7 +20,8 @@ import schemas
 MAX_ENTRIES = 500
 MAX_TEXT = 1000
 MAX_BODY = 64 * 1024
-MAX_SIZE = 4 * 1024 * 1024  # of bodies and headers, in bytes
+MAX_SIZE = 4 * 1024 * 1024  # in bytes
+BESIDE_PARTS = 1024  # bytes that an entry takes beside its texts and bodies
 MAX_WAIT_SECONDS = 30
 LOST = "A fault lost the response, a {}."
 
@@ -51,7 +53,7 @@ class Journal:
 
     def __init__(self):
         self._entries = deque()
-        self.size = 0  # of its bodies and headers, in bytes
+        self.size = 0  # in bytes
         self._ids = itertools.count(1)
         self._changed = threading.Condition()
         self._ended = False
@@ -79,6 +81,8 @@ class Journal:
             "reason": reason(response, fault),
             "fault": fault,
         }
+        if secret := current_app.config["QYVO_TOKEN"]:  # which a client may send anywhere
+            entry = {name: hide(secret, value) for name, value in entry.items()}
         with self._changed:
             self._entries.append({"id": next(self._ids), **entry})
             self.size += size(entry)
@@ -129,10 +133,11 @@ class Journal:
 
 
 def size(entry: dict[str, Any]) -> int:
-    parts = [entry["request_body"], entry["response_body"]]
+    """Return about how many bytes of memory the entry takes."""
+    parts = [entry["request_body"], entry["response_body"], entry["path"], entry["reason"]]
     for headers in (entry["request_headers"], entry["response_headers"]):
         parts += [*headers, *headers.values()]
-    return sum(map(len, parts))
+    return BESIDE_PARTS + sum(map(sys.getsizeof, parts))
 
 
 def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -142,6 +147,15 @@ def without_secrets(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
         for name, value in headers
         if name not in _NEVER_KEPT
     }
+
+
+def hide(secret: str, value: Any) -> Any:
+    """Return the value with … in place of the secret."""
+    if isinstance(value, dict):
+        return {name: hide(secret, each) for name, each in value.items()}
+    if isinstance(value, bytes):
+        return value.replace(secret.encode(), "…".encode())
+    return value.replace(secret, "…") if isinstance(value, str) else value
 
 
 def reason(response: Response, fault: dict[str, Any]) -> str | None:

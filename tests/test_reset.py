@@ -225,9 +225,11 @@ def test_deleting_deletes_one_contact_of_the_tokens_workspace(me, other):
     assert me("DELETE", f"/sandbox/contacts/{ROMAIN.upper()}").status_code == 204
     assert me.contacts().keys() == SAMPLES.keys() - {ROMAIN}
     assert other.contacts().keys() == SAMPLES.keys()
-    for contact_id in (ROMAIN, str(uuid.uuid4()), "7"):
+    for contact_id in (ROMAIN, str(uuid.uuid4())):
         response = me("DELETE", f"/sandbox/contacts/{contact_id}")
         assert_refused(response, 404, "Contact not found")
+    for no_id in ("7", PHONE):  # though a contact may have that phone
+        assert_refused(me("DELETE", f"/sandbox/contacts/{no_id}"), 422)
 
 
 def test_editing_changes_the_tokens_workspace_only(me, other):
@@ -247,3 +249,11 @@ def test_editing_is_outside_of_journal_faults_and_rate_limit(make_app):
     assert me.triggered() == [0]
     assert me.journal() == []
     assert me.me().headers["X-RateLimit-Remaining"] == "0"
+
+
+@pytest.mark.parametrize("entry", [b"0", b"{}"])
+def test_no_more_errors_are_looked_for_than_are_named(me, entry):
+    body = b'{"contacts": [' + b",".join([entry] * 300_000) + b"]}"
+    response = me("POST", "/sandbox/reset", body)
+    assert_refused(response, 422)
+    assert len(response.json["errors"]) == 20

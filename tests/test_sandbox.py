@@ -4,7 +4,17 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PHONE, ROOT, UPDATE, assert_refused, environment, log_line, post, serving
+from conftest import (
+    PHONE,
+    ROOT,
+    UPDATE,
+    assert_refused,
+    environment,
+    flask,
+    log_line,
+    post,
+    serving,
+)
 from developer import SAMPLES, Developer
 
 
@@ -266,3 +276,18 @@ def test_it_follows_every_rule_that_conform_checks(tmp_path):
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " rules: 0 different, " in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["http://host", "host:8000", "", "a b", "*"])
+def test_what_is_no_host_s_name_stops_the_start(tmp_path, name):
+    env = environment(tmp_path / "sandbox.db")
+    done = flask("serve", "--sandbox", "--port", "0", "--allow-host", name, env=env)
+    assert done.returncode == 2
+    assert "pass the name alone, such as host.docker.internal." in done.stderr
+
+
+def test_an_allowed_address_of_ipv6_is_recognised_in_brackets(tmp_path):
+    with serving(tmp_path, "--sandbox", "--allow-host", "fd00::1") as server:
+        for host, status in {"[fd00::1]:80": 200, "fd00::1": 403, "127.0.0.1]": 403}.items():
+            response = post(server.url, {"phone": PHONE}, "sandbox", Host=host)
+            assert response.status_code == status
