@@ -15,7 +15,7 @@ import errors
 import openapi
 import schemas
 from auth import API_PREFIXES, public
-from bodies import accepts, returns
+from bodies import BODY_LIMIT, accepts, returns
 from settings import make_store, read_settings
 from store import Store
 
@@ -37,7 +37,10 @@ def create_app(
     logged to `access_log`. The database is opened by the first request.
     """
     app = Service(__name__, static_folder=None)
-    app.config.from_mapping(settings or read_settings(sandbox=sandbox is not None))
+    app.config.from_mapping(
+        settings or read_settings(sandbox=sandbox is not None),
+        MAX_CONTENT_LENGTH=BODY_LIMIT + 1,  # where a longer body is cut off
+    )
     app.url_map.merge_slashes = False
     store = app.extensions["store"] = make_store(app.config, sandbox is not None)
     errors.init_app(app)

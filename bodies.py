@@ -37,7 +37,6 @@ def init_app(app: Flask):
     Its hooks run after all others before a request, and before all others after it.
     """
     app.json = ContactJSON(app)
-    app.config["MAX_CONTENT_LENGTH"] = BODY_LIMIT + 1  # where a longer body is cut off
     reading = schemas.PhoneReading(app.config["CONTACTS_DEFAULT_REGION"])
 
     @app.before_request

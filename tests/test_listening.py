@@ -2,18 +2,16 @@
 
 import re
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
 from conftest import (
     PHONE,
-    ROOT,
     SECONDS,
     TOKEN,
     deployed,
     environment,
+    flask,
     head,
     log_line,
     post,
@@ -85,14 +83,7 @@ def test_the_printed_url_is_one_that_works(tmp_path, host):
     ],
 )
 def test_an_address_that_can_t_be_had_is_said_in_one_line(tmp_path, host, reason):
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "serve", "--host", host],
-        cwd=ROOT,
-        env=environment(tmp_path / "contacts.db"),
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+    done = flask("serve", "--host", host, env=environment(tmp_path / "contacts.db"))
     assert done.returncode == 1
     assert re.fullmatch(f"Error: Can't listen on {host}:8000: {reason}\n", done.stderr)
 
@@ -100,14 +91,7 @@ def test_an_address_that_can_t_be_had_is_said_in_one_line(tmp_path, host, reason
 def test_a_port_that_is_taken_is_said_once_with_what_to_do(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "serve", "--port", str(port)],
-            cwd=ROOT,
-            env=environment(tmp_path / "contacts.db"),
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
+        done = flask("serve", "--port", str(port), env=environment(tmp_path / "contacts.db"))
     assert done.returncode == 1
     assert done.stderr == (
         f"Error: Can't listen on 127.0.0.1:{port}: Address already in use."
