@@ -56,7 +56,15 @@ _QUOTED_BY_EXCEL = re.compile(r'="([^"]*)"')
 # 4930231250.0 and 4.93023E+11, which lost digits or got some; and 030 123456/57, which is two.
 _ROUNDED = re.compile(r".*[.,]0|[^.,]*\d{7}[.,]\d\d?|[\s\d.,+-]*\de[+-]?\d+", re.IGNORECASE)
 _ALTERNATIVES = re.compile(r"[^/]*/\s*\d\d?")
+_SEPARATOR = re.compile(r"[/\r\n](?=.*\d)", re.DOTALL)  # of two numbers, or within one: 089/12345
+_DATE = re.compile(
+    r"([0-3]?\d[./-][0-3]?\d[./-](19|20)\d\d|(19|20)\d\d[./-][0-3]?\d[./-][0-3]?\d)([T ][\d:]+)?"
+)
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # by the ASCII characters
+_MOBILE = (
+    phonenumbers.PhoneNumberType.MOBILE,
+    phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE,
+)
 IMPOSSIBLE = "Can't be a phone number: its length or country code does not exist."
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")  # by SQLite or in UTF-8
 LOCALE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{2,8}){0,3}", re.ASCII)
@@ -497,11 +505,20 @@ def _e164(text: str, reading: PhoneReading) -> str:
             "It looks like a number that a spreadsheet rounded: write it with all of its digits,"
             " and with + and the country code."
         )
+    if _DATE.fullmatch(text):
+        raise ValidationError("It looks like a date: is the phone somewhere else?")
     match = _PHONE.fullmatch(text)
+    if match and any(_is_valid(text[: m.start()], reading) for m in _SEPARATOR.finditer(text)):
+        raise ValidationError("It looks like two numbers: write one.")
     if not match or _ALTERNATIVES.fullmatch(text):
         raise ValidationError("Must be a phone number, for example +14155550123.")
+    return _read(text, reading)
+
+
+def _read(text: str, reading: PhoneReading) -> str:
+    """Return the digits of the text, which may begin with +, as E.164. Raises ValidationError."""
     digits = "".join(filter(str.isdecimal, text))
-    number = f"+{digits}" if match[1] else _with_plus(digits, reading)
+    number = f"+{digits}" if "+" in text else _with_plus(digits, reading)
     e164 = _if_possible(number)
     # A phone must find itself: "+49 00 30 1234567" is read as +49030…, and that as +4930….
     if e164 is None or (e164 != number and _if_possible(e164) != e164):
@@ -509,11 +526,34 @@ def _e164(text: str, reading: PhoneReading) -> str:
     return e164
 
 
+def _is_valid(text: str, reading: PhoneReading) -> bool:
+    try:
+        return _likelihood(_read(text, reading)) > 0
+    except ValidationError:
+        return False
+
+
+def _likelihood(number: str, region: str | None = None) -> int:
+    """Return 2 for a valid number that can be a mobile, 1 for another valid one, else 0."""
+    try:
+        parsed = phonenumbers.parse(number, region)
+    except phonenumbers.NumberParseException:
+        return 0
+    kind = phonenumbers.number_type(parsed)
+    return 2 if kind in _MOBILE else int(kind != phonenumbers.PhoneNumberType.UNKNOWN)
+
+
 def _with_plus(digits: str, reading: PhoneReading) -> str:
-    """Return the one number that the digits can mean. Raises ValidationError if others can be."""
+    """Return the one number that the digits can mean. Raises ValidationError if others can be.
+
+    `kind` decides unless only the other reading is valid, or a mobile.
+    """
     region, kind = reading
-    if kind == "international":
-        return f"+{digits.removeprefix('00')}"
+    international = f"+{digits.removeprefix('00')}"
+    if kind == "international" and (
+        region is None or _likelihood(international) >= _likelihood(digits, region)
+    ):
+        return international
     if region is None:
         raise ValidationError("Must start with + and the country code, for example +14155550123.")
     try:
@@ -525,13 +565,15 @@ def _with_plus(digits: str, reading: PhoneReading) -> str:
     trunk = phonenumbers.ndd_prefix_for_region(region, True) or ""
     if number.country_code_source == phonenumbers.CountryCodeSource.FROM_NUMBER_WITH_IDD:
         # 003 is one of Singapore's such prefixes, so 0033… is doubtful there.
-        readings = [as_dialled, f"+{digits.removeprefix('00')}"]
+        readings = [as_dialled, international]
         meant = set(filter(None, map(_if_possible, readings)))
         accepted = digits.startswith("0") and len(meant) == 1
     else:
         is_national = as_dialled != f"+{digits}" or trunk == str(number.country_code)
         if kind == "national":
-            accepted = is_national
+            accepted = is_national and _likelihood(as_dialled) >= _likelihood(f"+{digits}")
+        elif kind == "international":
+            accepted = False
         elif trunk.startswith("0"):
             accepted = digits.startswith(trunk)
         else:
@@ -540,7 +582,7 @@ def _with_plus(digits: str, reading: PhoneReading) -> str:
                 phonenumbers.PhoneNumberType.VOICEMAIL,  # Italy's look like French mobiles
             )
         country_code = phonenumbers.country_code_for_region(region)
-        readings = [f"+{digits}", f"+{country_code}{digits}"]
+        readings = [f"+{digits}", f"+{country_code}{digits}", as_dialled]
     if not accepted:
         possible = dict.fromkeys(filter(None, map(_if_possible, readings)))
         raise ValidationError(
@@ -560,6 +602,9 @@ def _if_possible(number: str) -> str | None:
     # WhatsApp still writes Mexican mobiles as +52 1 and ten digits; the 1 was retired in 2019.
     if parsed.country_code == 52 and 10**10 <= parsed.national_number < 2 * 10**10:
         parsed.national_number -= 10**10
+    # A number with a digit missing is just long enough if its 0 counts, which it does in Italy.
+    if parsed.italian_leading_zero and not phonenumbers.is_valid_number(parsed):
+        return None
     possible = phonenumbers.is_possible_number_with_reason(parsed)
     if possible != phonenumbers.ValidationResult.IS_POSSIBLE:
         return None

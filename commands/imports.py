@@ -59,6 +59,13 @@ def encoding_name(text: str) -> str:
     return text.lower()
 
 
+def country(text: str) -> str:
+    """Return the code of a country in capitals. Raises click.BadParameter."""
+    if text.upper() not in phonenumbers.SUPPORTED_REGIONS:
+        raise click.BadParameter("Must be an ISO 3166 country such as FR.")
+    return text.upper()
+
+
 @click.command("import", cls=Command, failure=Unfinished)
 @click.argument(
     "file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path)
@@ -70,21 +77,19 @@ def encoding_name(text: str) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON on standard output.")
 @click.option(
     "--region",
-    type=click.Choice(sorted(phonenumbers.SUPPORTED_REGIONS), case_sensitive=False),
+    type=country,
     metavar="COUNTRY",
     help="Read numbers without + as this country dials them: FR, DE, ES. By default that of"
     " CONTACTS_DEFAULT_REGION.",
 )
 @click.option(
     "--national",
-    "kind",
-    flag_value="national",
+    is_flag=True,
     help="All numbers without + are of the region, though their leading 0 may be lost.",
 )
 @click.option(
     "--international",
-    "kind",
-    flag_value="international",
+    is_flag=True,
     help="All numbers without + have a country code: only the + is missing.",
 )
 @click.option(
@@ -117,7 +122,8 @@ def import_(
     dry_run: bool,
     as_json: bool,
     region: str | None,
-    kind: str | None,
+    national: bool,
+    international: bool,
     mapping: tuple[tuple[str, str], ...],
     last_wins: bool,
     clear_empty: bool,
@@ -129,8 +135,11 @@ def import_(
     Exits with 0 when every row is in, 1 when some were refused, 2 when it could not end.
     """
     region = region or current_app.config["CONTACTS_DEFAULT_REGION"]
-    if kind == "national" and not region:
+    if national and international:
+        raise click.UsageError("--national and --international exclude each other: pass one.")
+    if national and not region:
         raise click.UsageError("--national needs --region, or CONTACTS_DEFAULT_REGION.")
+    kind = "national" if national else "international" if international else None
     schemas.phone_reading.set(schemas.PhoneReading(region, kind))
     database = open_store(sandbox, make=True)
     read = files.format_of(file, ending)
@@ -347,5 +356,7 @@ class Report:
                 " is missing too."
             )
         if reason.startswith("phone: Without a +"):
+            if kind := schemas.phone_reading.get().kind:
+                return f"Most numbers have no +, and --{kind} is not true of them."
             return "Most numbers have no +. What are they? Add --national or --international."
         return contacts.advice(reason.partition(":")[0])

@@ -112,7 +112,9 @@ def test_progress_is_shown_on_a_terminal_while_it_runs(tmp_path):
         ("0639980101", ["--region", "FR", "--national"], "+33639980101"),
         ("447700900123", ["--region", "DE", "--national"], "+49447700900123"),
         ("33639980101", ["--international"], "+33639980101"),
-        ("33639980101", ["--region", "DE", "--international"], "+33639980101"),
+        ("33612345678", ["--region", "DE", "--international"], "+33612345678"),
+        ("687751234", ["--region", "FR", "--international"], "+687751234"),
+        ("687751234", ["--region", "FR", "--national"], "+33687751234"),
         ("0033639980101", ["--international"], "+33639980101"),
         ("+33639980101", ["--region", "DE", "--national"], "+33639980101"),
     ],
@@ -136,6 +138,30 @@ def test_what_they_do_not_fit_is_refused(run_import, number, options):
     assert len(run_import(f"phone\n{number}\n", *options, status=1).contacts) == 1
 
 
+@pytest.mark.parametrize(
+    ("number", "options", "readings"),
+    [
+        ("491713920003", ["--region=DE", "--national"], ["+491713920003", "+49491713920003"]),
+        ("687000003", ["--region=FR", "--international"], ["+33687000003"]),
+        ("33639980101", ["--region=DE", "--international"], ["+33639980101", "+4933639980101"]),
+    ],
+)
+def test_a_number_for_which_the_option_is_unlikely_to_be_true_is_refused_with_its_readings(
+    run_import, number, options, readings
+):
+    result = run_import(f"phone\n{number}\n", *options, status=1)
+    assert len(result.contacts) == 1
+    assert f"it may be {' or '.join(readings)}:" in result.stderr
+
+
+def test_a_column_with_both_kinds_is_in_after_two_imports(run_import, tmp_path):
+    first = run_import("phone\n639980101\n447911123456\n", "--region=FR", "--national", status=1)
+    assert "+33639980101" in first.contacts
+    rejected = (tmp_path / "contacts.csv.rejected.csv").read_text()
+    second = run_import(rejected, "--international", name="again.csv")
+    assert "+447911123456" in second.contacts
+
+
 def test_region_counts_more_than_the_setting(make_app, tmp_path):
     (tmp_path / "c.csv").write_text("phone\n06 39 98 01 01\n")
     app = make_app([], CONTACTS_DEFAULT_REGION="DE")
@@ -149,11 +175,17 @@ def test_region_counts_more_than_the_setting(make_app, tmp_path):
     ("options", "says"),
     [
         (["--national"], "--national needs --region, or CONTACTS_DEFAULT_REGION."),
-        (["--region", "XX"], "'XX' is not one of"),
+        (["--region", "France"], "Must be an ISO 3166 country such as FR."),
+        (["--region=FR", "--national", "--international"], "exclude each other"),
     ],
 )
-def test_a_region_that_is_missing_or_does_not_exist_is_refused(run_import, options, says):
-    assert says in run_import(f"phone\n{NOOR}\n", *options, status=2).stderr
+def test_options_that_cannot_be_followed_are_a_usage_error(run_import, options, says):
+    [line] = [
+        line
+        for line in run_import(f"phone\n{NOOR}\n", *options, status=2).stderr.splitlines()
+        if line.startswith("Error: ")
+    ]
+    assert says in line
 
 
 @pytest.mark.parametrize(

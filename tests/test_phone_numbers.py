@@ -199,6 +199,69 @@ def test_521_and_ten_digits_is_the_same_number_as_52_and_those_ten_digits(found,
     assert found(spelling) == MEXICAN
 
 
+@pytest.mark.parametrize(
+    ("spelling", "region"),
+    [
+        ("+33 06 39 98 01 0", ""),
+        ("+33 (0)6 39 98 01 0", ""),
+        ("06 39 98 01 0", "FR"),
+        ("044 668 18 0", "CH"),
+        ("+40 0712 345 67", ""),
+        ("+44 020 7946 09", ""),
+    ],
+)
+def test_a_0_does_not_stand_in_for_a_digit_that_is_missing(found, spelling, region):
+    assert_refused(found(spelling, CONTACTS_DEFAULT_REGION=region), 422)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "region"),
+    [
+        ("+49 89 12345 / 12346", ""),
+        ("+43 1 51234\n01 51235", ""),
+        ("+43 1 51234\r\n01 51235", ""),
+        ("030 23125001/-12", "DE"),
+        ("+1 415 555 0123/(415) 555-0124", ""),
+    ],
+)
+def test_two_numbers_in_one_text_are_a_422_that_says_so(found, spelling, region):
+    response = found(spelling, CONTACTS_DEFAULT_REGION=region)
+    assert_refused(response, 422)
+    assert "looks like two numbers" in response.json["errors"]["phone"][0]
+
+
+@pytest.mark.parametrize(
+    ("spelling", "region", "e164"),
+    [
+        ("089 / 12345", "DE", "+498912345"),
+        ("0171/3920001", "DE", "+491713920001"),
+        ("0171/392/0001", "DE", "+491713920001"),
+        ("06221/12345", "DE", "+49622112345"),
+        ("0662/123456", "AT", "+43662123456"),
+        ("06/39/98/01/21", "FR", "+33639980121"),
+        ("+498912345/", "", "+498912345"),
+    ],
+)
+def test_a_slash_within_a_number_is_fine(make_app, spelling, region, e164):
+    client = make_app([{"phone": e164}], CONTACTS_DEFAULT_REGION=region).test_client()
+    assert caller(client)({"phone": spelling}).json["phone"] == e164
+
+
+@pytest.mark.parametrize("region", ["", "FR", "DE", "US"])
+@pytest.mark.parametrize(
+    "date",
+    ["01.02.2024", "2024-05-07", "31.12.2024", "07/05/2024", "7/5/2024", "2024-05-07 09:30:00"],
+)
+def test_a_date_is_a_422_that_says_so(found, date, region):
+    response = found(date, CONTACTS_DEFAULT_REGION=region)
+    assert_refused(response, 422)
+    assert "looks like a date" in response.json["errors"]["phone"][0]
+
+
+def test_a_text_of_many_slashes_is_refused_as_soon_as_any_other(found):
+    assert_refused(found("1/" * 127 + "1", CONTACTS_DEFAULT_REGION="DE"), 422)
+
+
 def test_a_leading_zero_that_belongs_to_the_number_is_kept(found):
     assert found("+39 06 1234 5678") == "+390612345678"
 
