@@ -116,6 +116,7 @@ MIGRATIONS = [
 LATEST_VERSION = FIRST_VERSION + len(MIGRATIONS) - 1
 
 TAKEN = "Another contact of the workspace has it."
+TAKEN_ID = f"{TAKEN} Leave the id out to find the contact by its phone, or to make a new one."
 TOO_MANY_TAGS = f"The contact has {MAX_TAGS} tags already: remove one first."
 TOO_LARGE = f"Merged with what is stored, it exceeds {METADATA_LIMIT} bytes (64 KiB)."
 BUSY = "The database is busy. Nothing was written; try again."
@@ -706,7 +707,7 @@ def _import(db: sqlite3.Connection, workspace_id: int, contact: Values) -> str |
 def _refuse_taken_id(db: sqlite3.Connection, workspace_id: int, contact: Values):
     query = "SELECT 1 FROM contact WHERE workspace_id = ? AND id = ? AND phone != ?"
     if db.execute(query, (workspace_id, contact.get("id"), contact["phone"])).fetchone():
-        raise Refused("id", TAKEN)
+        raise Refused("id", TAKEN_ID)
 
 
 def _insert(db: sqlite3.Connection, workspace_id: int, rows: Iterable[Values]):

@@ -37,6 +37,9 @@ class CSVFile:
     """
 
     ending = ".csv"
+    before_correcting = (
+        " In a spreadsheet, format the phone column as text first, or it drops + and leading 0."
+    )
 
     def __init__(self, file: InputFile, options: Options):
         csv.field_size_limit(MAX_CELL)
@@ -318,6 +321,8 @@ def _without_phone(rows: list[list[str]]) -> str:
     if not rows:
         return "No column is named phone: there is nothing in the file."
     titles = max(rows, key=len)  # the first of those that have most cells
+    if any(_NUMBER.fullmatch(title) or "@" in title for title in titles):
+        return "No column has a title. Add a first line with titles, such as phone,name,email."
     columns = [zip(titles, row, strict=False) for row in rows]
     numbers = [title for column in columns for title, cell in column if _NUMBER.fullmatch(cell)]
     likely = (numbers or list(filter(None, titles)))[0]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TextIO
@@ -23,14 +24,19 @@ ContactsFile = CSVFile | JSONLinesFile
 FORMATS = {each.ending: each for each in (CSVFile, JSONLinesFile)}
 
 
-def format_of(path: Path, named: str | None = None) -> type[ContactsFile]:
-    """Return the named format or else that of the file's ending. Raises Unfinished."""
+def format_of(
+    path: Path, named: str | None = None, otherwise: str = "Spreadsheets save CSV, too."
+) -> type[ContactsFile]:
+    """Return the named format or else that of the file's ending.
+
+    Raises Unfinished, with what else can be done.
+    """
     ending = f".{named}" if named else path.suffix.lower()
     if ending in FORMATS:
         return FORMATS[ending]
     if path == STDIN:
         raise Unfinished("Say what standard input is: --format csv or --format jsonl.")
-    raise Unfinished(f"{path}: the name must end in .csv or .jsonl. Spreadsheets save CSV, too.")
+    raise Unfinished(f"{path}: the name must end in .csv or .jsonl. {otherwise}")
 
 
 def batches(text: TextIO, contacts: Iterable[Row]) -> Iterator[list[Row]]:
@@ -44,9 +50,20 @@ def batches(text: TextIO, contacts: Iterable[Row]) -> Iterator[list[Row]]:
     yield rows
 
 
+def new_file_of_refused(path: Path, ending: str) -> Path:
+    """Make a private file for the refused rows of `path`, by the first name that is free."""
+    new = path.with_name(f"{path.name}.rejected{ending}")
+    for number in count(2):
+        try:
+            new.touch(0o600, exist_ok=False)
+            break
+        except FileExistsError:
+            new = path.with_name(f"{path.name}.rejected-{number}{ending}")
+    return new
+
+
 def append_refused(path: Path, contacts: ContactsFile, rows: list[Row]):
-    """Append refused rows to the file, which is private, and made for the first of them."""
-    path.touch(0o600)
+    """Append refused rows to the file."""
     codec = contacts.encoding.codec
     for row in rows:  # whose reasons may quote what the encoding does not have
         row.refusal = row.refusal.encode(codec, "replace").decode(codec)

@@ -142,16 +142,13 @@ def import_(
     kind = "national" if national else "international" if international else None
     schemas.phone_reading.set(schemas.PhoneReading(region, kind))
     database = open_store(sandbox, make=True)
-    read = files.format_of(file, ending)
+    read = files.format_of(file, ending, "Whatever its name, --format csv reads it as CSV.")
     with sources.opened(file, encoding, choice=True) as source:
         contacts = read(source, sources.Options(dict(mapping), clear_empty))
         require_workspace(database, workspace, create)
         describe(contacts)
         report = Report(str(file), str(database.path), workspace, dry_run, last_wins)
         with copied(database, sandbox) if dry_run else written(database) as database:
-            if not dry_run and file != sources.STDIN:
-                report.refused_file = file.with_name(f"{file.name}.rejected{contacts.ending}")
-                report.refused_file.unlink(missing_ok=True)
             workspace_id = database.get_or_create_workspace(workspace)
             with progress(os.fstat(source.text.fileno()).st_size) as show_progress:
                 try:
@@ -257,6 +254,8 @@ class Report:
 
     def refuse_repeated(self, rows: list[sources.Row]):
         """Refuse rows whose phone a row before has, unless the last one wins."""
+        is_stdin = self.file == str(sources.STDIN)
+        name = "standard input" if is_stdin else printable(Path(self.file).name)
         for row in rows:
             if row.refusal:
                 continue
@@ -265,7 +264,7 @@ class Report:
             if first != row.line:
                 self.repeated.append({"line": row.line, "repeats": first})
                 if not self.last_wins:
-                    row.refusal = f"phone: Line {first} has {phone} too."
+                    row.refusal = f"phone: Line {first} of {name} has {phone} too."
             elif not self.last_wins and row.refused_before.endswith(f" has {phone} too."):
                 row.refusal = row.refused_before  # nobody has corrected it
 
@@ -288,7 +287,10 @@ class Report:
         for number, row in enumerate(refused, said + 1):
             if number <= MAX_LINES or self.file == str(sources.STDIN):
                 click.echo(f"line {row.line}: {printable(row.refusal)}", err=True)
-        if self.refused_file and refused:
+        if refused and not self.dry_run and self.file != str(sources.STDIN):
+            self.refused_file = self.refused_file or files.new_file_of_refused(
+                Path(self.file), contacts.ending
+            )
             files.append_refused(self.refused_file, contacts, refused)
 
     def say_how_far(self):
@@ -303,10 +305,10 @@ class Report:
         advice = self.advice(contacts)
         if self.refused > MAX_LINES and self.file != str(sources.STDIN):
             click.echo(f"… and {self.refused - MAX_LINES} more.", err=True)
-        if self.refused and self.refused_file:
+        if self.refused_file:
             click.echo(
                 f"Correct the refused rows in {printable(str(self.refused_file))}, and import it"
-                " with the same options.",
+                f" with the same options.{contacts.before_correcting}",
                 err=True,
             )
         if self.last_wins:
@@ -329,7 +331,6 @@ class Report:
             {"title": title, "becomes": meaning, "sample": sample}
             for title, meaning, sample in contacts.preview
         ]
-        file = self.refused_file if self.refused and self.refused_file else None
         report = {
             "file": self.file,
             "description": contacts.description,
@@ -337,7 +338,7 @@ class Report:
             "notices": contacts.notices,
             "imported": imported,
             **asdict(self),
-            "refused_file": file and str(file),
+            "refused_file": self.refused_file and str(self.refused_file),
             "advice": advice,
         }
         click.echo(json.dumps(report, ensure_ascii=False, indent=2))

@@ -14,6 +14,7 @@ class JSONLinesFile:
     """The lines of a JSON Lines file."""
 
     ending = ".jsonl"
+    before_correcting = ""
     preview = ()
 
     def __init__(self, file: InputFile, options: Options):

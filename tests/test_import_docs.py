@@ -79,12 +79,13 @@ def test_every_file_of_another_program_is_in_the_table_of_files():
 
 # A file, and options, about which an import says what the page explains.
 SAYS = {
+    "No column has a title": ("+14155550199,Noor\n", []),
     "is not UTF-8": ("phone,name\n+14155550199,Noël\n", []),
     "No column is named phone": ("Kontakt\n+14155550199\n", []),
     "Must start with +": ("phone\n415\n", []),
     "Without a + it may be": ("phone\n639980121\n", ["--region", "FR"]),
     "looks like a number that a spreadsheet rounded": ("phone\n+33639980121.0\n", []),
-    "Line 2 has … too": ("phone\n+14155550199\n+14155550199\n", []),
+    "Line 2 of … has … too": ("phone\n+14155550199\n+14155550199\n", []),
     "is not CSV": ('phone\n"+14155550199\n', []),
     "There is no workspace named": ("phone\n+14155550199\n", ["--workspace", "shop"]),
 }
@@ -98,4 +99,4 @@ def test_what_the_page_explains_is_what_an_import_says(run, tmp_path):
         file.write_bytes(content.encode("cp1252"))
         status = 1 if re.match("Must|Without|looks|Line", text) else 2
         stderr = run("import", file, "--dry-run", *options, status=status).stderr
-        assert re.search(re.escape(text).replace("…", r"\+\d+"), stderr), text
+        assert re.search(re.escape(text).replace("…", r"\S+"), stderr), text

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from conftest import (
@@ -32,6 +31,7 @@ from settings import read_settings
 
 OTHER_ID = "0197c1de-52ab-7cc3-9f3e-4a8d1f0c2b6e"
 NOOR = "+14155550199"
+LEAVE_OUT = "Leave the id out to find the contact by its phone, or to make a new one."
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ TWICE = f"phone,name,email\n{NOOR},First,a@example.com\n+1 415 555 0199,Second,\
 
 def test_a_row_that_repeats_a_phone_is_refused_and_names_the_line(import_text, stored):
     result = import_text(TWICE, status=1)
-    assert said(result) == [f"line 3: phone: Line 2 has {NOOR} too."]
+    assert said(result) == [f"line 3: phone: Line 2 of contacts.csv has {NOOR} too."]
     assert "Repeated: 1." in result.stderr
     assert result.stdout == "Imported: 1. Refused: 1.\n"
     assert by_phone(stored())[NOOR]["name"] == "First"
@@ -141,12 +141,12 @@ def test_a_row_that_repeats_a_phone_is_refused_and_names_the_line(import_text, s
 def test_a_repeated_row_that_nobody_corrected_is_refused_again(import_text, run, tmp_path, stored):
     import_text(TWICE, status=1)
     result = run("import", tmp_path / "contacts.csv.rejected.csv", status=1)
-    assert said(result) == [f"line 2: phone: Line 2 has {NOOR} too."]
+    assert said(result) == [f"line 2: phone: Line 2 of contacts.csv has {NOOR} too."]
     assert by_phone(stored())[NOOR]["name"] == "First"
     lines = [{"phone": NOOR, "name": "First"}, {"phone": NOOR, "name": "Second"}]
     import_text("".join(f"{json.dumps(line)}\n" for line in lines), name="c.jsonl", status=1)
     result = run("import", tmp_path / "c.jsonl.rejected.jsonl", status=1)
-    assert said(result) == [f"line 1: phone: Line 1 has {NOOR} too."]
+    assert said(result) == [f"line 1: phone: Line 1 of c.jsonl has {NOOR} too."]
 
 
 def test_with_last_wins_the_later_of_two_rows_with_one_phone_counts(import_text, stored):
@@ -261,6 +261,9 @@ def test_a_wrong_encoding_at_the_end_keeps_the_whole_file_out(import_text, store
             "Line 3 is not CSV: it has",
         ),
         (f"phone\n{NOOR}\n", "contacts.txt", "must end in .csv or .jsonl"),
+        (f"phone\n{NOOR}\n", "contacts.txt", "--format csv"),
+        (f"{NOOR},Noor\n+14155550198,Ada\n", "contacts.csv", "Add a first line with titles"),
+        ("Noor;noor@example.com\n", "contacts.csv", "Add a first line with titles"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_in_one_line(import_text, stored, text, name, says):
@@ -279,8 +282,8 @@ def test_a_file_that_is_broken_at_its_end_is_kept_out_whole(import_text, stored)
 
 
 def test_an_import_that_can_not_keep_what_it_refuses_ends_with_2(import_text, run, tmp_path):
-    (tmp_path / "contacts.csv.rejected.csv").mkdir()
-    result = import_text(f"phone\n{NOOR}\n1\n", status=2)
+    name = f"{'x' * 245}.csv"  # with .rejected.csv it is longer than a name may be
+    result = import_text(f"phone\n{NOOR}\n1\n", name=name, status=2)
     assert result.stderr.splitlines()[-1].startswith("Error: ")
 
 
@@ -347,7 +350,7 @@ def test_refused_rows_can_be_mended_and_imported(import_text, run, tmp_path, sto
     run("import", file)
     noor = by_phone(stored())[NOOR]
     assert (noor["name"], noor["metadata"]) == ("Noor", {"City": "Oslo"})
-    assert not Path(f"{file}.rejected.csv").exists()
+    assert len(list(tmp_path.glob("*.rejected*"))) == 2
 
 
 def test_refused_json_lines_can_be_mended_and_imported(import_text, run, tmp_path, stored):
@@ -377,10 +380,31 @@ def test_refused_json_lines_can_be_mended_and_imported(import_text, run, tmp_pat
     assert by_phone(stored())[NOOR]["name"] == "Noor"
 
 
-def test_no_file_of_refused_rows_is_left_when_none_is_refused(import_text, tmp_path):
-    import_text("phone\nx\n", status=1)
+def test_a_file_of_refused_rows_is_made_only_for_a_refused_row(import_text, tmp_path):
     import_text(f"phone\n{NOOR}\n")
-    assert not (tmp_path / "contacts.csv.rejected.csv").exists()
+    assert not list(tmp_path.glob("*.rejected*"))
+
+
+def test_no_file_is_overwritten_or_deleted_for_refused_rows(import_text, tmp_path):
+    mine = tmp_path / "contacts.csv.rejected.csv"
+    mine.write_text("corrections of an hour")
+    (tmp_path / "contacts.csv.rejected-2.csv").symlink_to(tmp_path / "nowhere")
+    import_text(f"phone\n{NOOR}\n")
+    third = tmp_path / "contacts.csv.rejected-3.csv"
+    result = import_text("phone\nx\n", status=1)
+    assert f"Correct the refused rows in {third}, and import it" in result.stderr
+    report = json.loads(import_text("phone\ny\n", "--json", status=1).stdout)
+    assert report["refused_file"] == str(tmp_path / "contacts.csv.rejected-4.csv")
+    assert [row["phone"] for row in rejected(tmp_path, third.name)] == ["x"]
+    assert stat.S_IMODE(third.stat().st_mode) == 0o600
+    assert mine.read_text() == "corrections of an hour"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_who_corrects_csv_in_a_spreadsheet_is_told_to_format_phones_as_text(import_text):
+    advice = "format the phone column as text first"
+    assert advice in import_text("phone\nx\n", status=1).stderr
+    assert advice not in import_text('{"phone": "x"}\n', name="c.jsonl", status=1).stderr
 
 
 @pytest.mark.parametrize("options", [[], ["--json"], ["--last-wins"]])
@@ -408,7 +432,7 @@ def test_a_dry_run_knows_what_the_store_refuses(import_text, stored):
     [romain] = stored()
     rows = [{"phone": NOOR, "id": romain["id"]}, {"phone": "+14155550198"}]
     result = import_text(an_export(*rows), "--dry-run", status=1)
-    assert "line 2: id: Another contact of the workspace has it." in said(result)
+    assert f"line 2: id: Another contact of the workspace has it. {LEAVE_OUT}" in said(result)
     assert result.stdout == "Imported: 1. Refused: 1.\n"
 
 
@@ -476,8 +500,8 @@ def test_an_id_that_another_contact_has_is_refused(import_text, stored):
     ]
     result = import_text(an_export(*rows), status=1)
     assert said(result) == [
-        "line 2: id: Another contact of the workspace has it.",
-        "line 4: id: Another contact of the workspace has it.",
+        f"line 2: id: Another contact of the workspace has it. {LEAVE_OUT}",
+        f"line 4: id: Another contact of the workspace has it. {LEAVE_OUT}",
     ]
 
 
