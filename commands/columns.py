@@ -1,5 +1,6 @@
 """What the columns of a CSV file mean, by their titles."""
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -103,6 +104,11 @@ FIELDS = {
 NAME_PARTS = ["first_name", "middle_name", "last_name"]  # which make a name where there is no other
 MAPPABLE = [field for field in TITLES if field != REASON] + [AS_IT_IS]
 
+_ABOUT_CONSENT = re.compile(
+    "subscribed|unsubscri|optout|optedout|optin|optedin|consent|blacklist|donotcontact|accepts.*marketing"
+    "|desabonn|desinscri|abgemeldet|abmeldung|einwilligung|widerruf|suscrito|desuscri|^baja$|debaja"
+)
+
 Source = tuple[int, ...]  # positions of columns, whose cells are joined
 
 
@@ -111,6 +117,11 @@ def comparable(title: str) -> str:
     """Return the title without case, accents and punctuation, or as it is if that leaves none."""
     decomposed = unicodedata.normalize("NFKD", title.casefold())
     return "".join(c for c in decomposed if c.isalnum()) or title.strip()
+
+
+def is_about_consent(title: str) -> bool:
+    """Return whether a column of that title may say who wants messages, or who wants none."""
+    return bool(_ABOUT_CONSENT.search(comparable(title)))
 
 
 class Columns:

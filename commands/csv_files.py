@@ -18,6 +18,7 @@ from commands.columns import (
     Source,
     can_be_header,
     comparable,
+    is_about_consent,
 )
 from commands.sources import InputFile, Options, Row, checked, importable
 
@@ -56,8 +57,15 @@ class CSVFile:
         self._tags = {
             position: _TagCells(self._is_google(position)) for position in self._tag_columns
         }
-        for _, cells in self._records():
-            self._survey(cells)
+        self._dates = {
+            source[0]: _DateCells()
+            for name in CONSENT
+            for source in self.columns.sources.get(name, [])
+        }
+        self._refusing: set[int] = set()  # columns kept that may say who wants no messages
+        self._suspicious = 0  # the first line whose cell may go on for want of a quotation mark
+        for line, cells in self._records():
+            self._survey(line, cells)
         self.notices = list(self._notices(skipped))
         separators = {",": "commas", ";": "semicolons", "\t": "tabs"}
         self.description = (
@@ -89,8 +97,8 @@ class CSVFile:
     def _is_google(self, position: int) -> bool:
         return comparable(self.columns.names[position]) in GOOGLE_LABELS
 
-    def _survey(self, cells: list[str]):
-        """Note a sample of each column, and what separates tags."""
+    def _survey(self, line: int, cells: list[str]):
+        """Note a sample of each column, what separates tags, and what is suspicious."""
         if len(self.samples) < len(cells):
             for position, cell in enumerate(cells):
                 if position not in self.samples and cell.strip():
@@ -98,6 +106,14 @@ class CSVFile:
         for position in self._tag_columns:
             if position < len(cells):
                 self._tags[position].survey(cells[position])
+        for position, dates in self._dates.items():
+            if position < len(cells):
+                dates.survey(cells[position])
+        for position in self.columns.kept:
+            if position < len(cells) and _REFUSING.search(cells[position]):
+                self._refusing.add(position)
+        if not self._suspicious and any("\n" in c and self.delimiter in c for c in cells):
+            self._suspicious = line
 
     def _notices(self, skipped: list[str]) -> Iterator[str]:
         if skipped:
@@ -111,6 +127,21 @@ class CSVFile:
         names = self.columns.names
         if kept := [names[position] for position in self.columns.kept if position in self.samples]:
             yield f"Kept in the metadata: {', '.join(kept)}."
+        if refusing := [
+            names[position]
+            for position in self.columns.kept
+            if position in self._refusing
+            or (position in self.samples and is_about_consent(names[position]))
+        ]:
+            yield (
+                f"Who wants no messages? These may say so, and opted_out_at is not set from them:"
+                f" {', '.join(refusing)}."
+            )
+        if self._suspicious:
+            yield (
+                f"Line {self._suspicious} has a cell that goes over several lines and holds"
+                " separators. Is a quotation mark not closed?"
+            )
         for name, order in self.columns.orders().items():
             yield (
                 f"The {name} is the first of these that is not empty, and the metadata keeps the"
@@ -157,7 +188,10 @@ class CSVFile:
         for name, sources in self.columns.sources.items():
             for source in sources:
                 text = " ".join(filter(None, [texts[i] for i in source]))
-                value = self._value(name, source, text)
+                try:
+                    value = self._value(name, source, text)
+                except ValueError as error:
+                    errors[name], value = [str(error)], ""
                 if value is text or name not in ("phone", "email", "locale"):
                     read.update(source)  # else the metadata keeps the whole cell
                 if value:
@@ -179,9 +213,12 @@ class CSVFile:
         return checked(self._schema, line, cells, document, errors, refused_before)
 
     def _value(self, name: str, source: Source, text: str) -> Any:
-        """Return what the text of a source says of the field, or "" if that is nothing."""
+        """Return what the text of a source says of the field, or "" if that is nothing.
+
+        Raises ValueError with a text for the operator.
+        """
         if name in CONSENT:
-            return _with_offset(text)
+            return self._dates[source[0]].read(text)
         if name == "total_messages" and text.isdecimal():
             return int(text[:20])
         if not text or self.columns.of_an_export:
@@ -259,14 +296,49 @@ def _is_googles_own(label: str) -> bool:
     return label.startswith("*")
 
 
-def _with_offset(text: str) -> str:
-    """Return a time of ISO 8601 with its offset, which is UTC's if there is none."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return text
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+# Dates as spreadsheets write them, such as 07/05/2024 or 7.5.2024 09:30, and those of ISO 8601.
+_WRITTEN_DATE = re.compile(
+    r"(\d\d?)([./])(\d\d?)\2(\d{4})(?: +(\d\d?):(\d\d)(?::(\d\d))?)?", re.ASCII
+)
 
+
+class _DateCells:
+    """The cells of a column of dates: whether the day is first, once all of them were seen."""
+
+    def __init__(self):
+        self._orders = set()  # that the column has for certain, with slashes
+
+    def survey(self, cell: str):
+        match = "/" in cell and _WRITTEN_DATE.fullmatch(cell.strip())
+        if match and max(int(match[1]), int(match[3])) > 12:
+            self._orders.add("day first" if int(match[1]) > 12 else "month first")
+
+    def read(self, text: str) -> str:
+        """Return the date or time with its offset, which is UTC's if there is none, or "".
+
+        Raises ValueError with a text for the operator.
+        """
+        if not text:
+            return ""
+        match = _WRITTEN_DATE.fullmatch(text)
+        if match and match[2] == "/" and len(self._orders) != 1:
+            raise ValueError("Is the day or the month first? Write 2024-05-07.")
+        try:
+            if match:
+                first, _, second, year, *time = match.groups("0")
+                month_first = match[2] == "/" and "month first" in self._orders
+                month, day = (first, second) if month_first else (second, first)
+                moment = datetime(*map(int, (year, month, day, *time)), tzinfo=UTC)
+            else:
+                moment = datetime.fromisoformat(text)
+        except ValueError as error:
+            raise ValueError("Must be a date such as 2026-05-07.") from error
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
+
+
+_REFUSING = re.compile(
+    "unsubscribed|opt(ed)?[ -]?out|d[ée]sabonn|d[ée]sinscri|abgemeldet|dado de baja", re.IGNORECASE
+)
 
 # A spreadsheet runs a cell that begins so as a formula, unless an apostrophe is before it. Cells
 # that have one already get one more, so that every cell can be restored.

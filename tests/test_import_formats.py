@@ -1,6 +1,8 @@
 """Contact lists as other programs export them, by their headers."""
 
 import json
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,14 @@ NOOR = "+14155550199"
 
 
 @pytest.fixture
-def run_import(make_app):
-    """Imports a file, or a text from standard input; `contacts` are then there, by phone."""
+def run_import(make_app, tmp_path):
+    """Imports a copy of a file, or a text from standard input; returns `contacts` by phone too."""
     app = make_app()
 
     def run_import(file, *options, status=0, text=None):
+        if text is None:
+            # Refused rows are kept beside the file.
+            file = shutil.copy(file, tmp_path / f"copy{file.suffix}")
         result = app.test_cli_runner().invoke(args=["import", str(file), *options], input=text)
         assert result.exit_code == status, result.output
         rows = contacts_in(app.extensions["store"].path)
@@ -306,10 +311,76 @@ def test_map_ignores_case_accents_composition_and_punctuation(import_text, optio
     assert NOOR in import_text(text, f"--map={option}").contacts
 
 
+@pytest.mark.parametrize(
+    ("column", "read"),
+    [
+        (["07/05/2024", "31/12/2024"], "2024-05-07T00:00:00"),
+        (["05/07/2024", "12/31/2024"], "2024-05-07T00:00:00"),
+        (["7/5/2024 09:30", "13/5/2024"], "2024-05-07T09:30:00"),
+        (["07.05.2024", "01.02.2024"], "2024-05-07T00:00:00"),
+        (["07.05.2024 9:30:15", "12/31/2024"], "2024-05-07T09:30:15"),
+        (["2024-05-07"], "2024-05-07T00:00:00"),
+    ],
+)
+def test_dates_of_consent_are_read_where_the_column_shows_what_is_first(import_text, column, read):
+    rows = "".join(f"+1415555019{n},{date}\n" for n, date in enumerate(column))
+    contacts = import_text(f"phone,Consent date\n{rows}").contacts
+    stored = datetime.fromtimestamp(contacts["+14155550190"]["opted_in_at"] / 10**6, UTC)
+    assert stored.isoformat() == f"{read}+00:00"
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [
+        (["07/05/2024"], "Write 2024-05-07"),
+        (["07/05/2024", "31/12/2024", "12/31/2024"], "Write 2024-05-07"),
+        (["31/13/2024"], "such as 2026-05-07"),
+        (["31.02.2024"], "such as 2026-05-07"),
+        (["05.31.2024"], "such as 2026-05-07"),
+        (["oui"], "such as 2026-05-07"),
+    ],
+)
+def test_other_dates_are_refused_with_what_to_write(import_text, column, says):
+    rows = "".join(f"+1415555019{n},{date}\n" for n, date in enumerate(column))
+    assert says in import_text(f"phone,Consent date\n{rows}", status=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("title", "value"),
+    [
+        ("Désinscrit", "oui"),
+        ("Désabonné", "1"),
+        ("Consentement", "non"),
+        ("Unsubscribed", "true"),
+        ("Opt-out", "x"),
+        ("Abgemeldet", "ja"),
+        ("Einwilligung", "nein"),
+        ("Baja", "sí"),
+        ("Consentimiento", "no"),
+        ("Accepts SMS Marketing", "no"),
+        ("Statut", "Désabonné"),
+        ("Status", "Unsubscribed"),
+    ],
+)
+def test_a_column_that_may_say_who_wants_no_messages_is_pointed_out(import_text, title, value):
+    text = f"phone,City,{title}\n{NOOR},Oslo,\n+14155550198,Rome,{value}\n"
+    result = import_text(text)
+    assert f"opted_out_at is not set from them: {title}." in result.stderr
+    assert result.contacts["+14155550198"]["metadata"][title] == value
+    assert "opted_out_at" not in import_text(f"phone,City\n{NOOR},Oslo\n").stderr
+
+
+def test_a_quotation_mark_that_may_not_be_closed_is_pointed_out(import_text):
+    text = f'phone,name\n{NOOR},Noor\n+14155550198,"Ada\n+14155550197,"\n+14155550196,Bo\n'
+    assert "Line 3 has a cell that goes over several lines" in import_text(text).stderr
+    text = f'phone,Notes\n{NOOR},"two\nlines"\n'
+    assert "several lines" not in import_text(text).stderr
+
+
 def test_map_other_keeps_a_column_in_the_metadata(import_text):
     text = f"phone,Consent date\n{NOOR},01/05/2026\n"
     result = import_text(text, status=1)
-    assert "opted_in_at: Must be a time" in result.stderr
+    assert "opted_in_at: Is the day or the month first? Write 2024-05-07." in result.stderr
     assert '--map "Consent date=other"' in result.stderr
     noor = import_text(text, "--map=Consent date=other").contacts[NOOR]
     assert noor["metadata"] == {"Consent date": "01/05/2026"}
