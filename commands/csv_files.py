@@ -137,7 +137,7 @@ class CSVFile:
                 f"Who wants no messages? These may say so, and opted_out_at is not set from them:"
                 f" {', '.join(refusing)}."
             )
-        if self._suspicious:
+        if self._suspicious and not self.columns.of_an_export:
             yield (
                 f"Line {self._suspicious} has a cell that goes over several lines and holds"
                 " separators. Is a quotation mark not closed?"
