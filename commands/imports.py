@@ -142,7 +142,9 @@ def import_(
     kind = "national" if national else "international" if international else None
     schemas.phone_reading.set(schemas.PhoneReading(region, kind))
     database = open_store(sandbox, make=True)
-    read = files.format_of(file, ending, "Whatever its name, --format csv reads it as CSV.")
+    read = files.format_of(
+        file, ending, "Spreadsheets save CSV, too; if it is text of columns, add --format csv."
+    )
     with sources.opened(file, encoding, choice=True) as source:
         contacts = read(source, sources.Options(dict(mapping), clear_empty))
         require_workspace(database, workspace, create)

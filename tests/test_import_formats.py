@@ -334,10 +334,10 @@ def test_dates_of_consent_are_read_where_the_column_shows_what_is_first(import_t
     [
         (["07/05/2024"], "Write 2024-05-07"),
         (["07/05/2024", "31/12/2024", "12/31/2024"], "Write 2024-05-07"),
-        (["31/13/2024"], "such as 2026-05-07"),
-        (["31.02.2024"], "such as 2026-05-07"),
-        (["05.31.2024"], "such as 2026-05-07"),
-        (["oui"], "such as 2026-05-07"),
+        (["31/13/2024"], "such as 2026-05-07."),
+        (["31.02.2024"], "such as 2026-05-07."),
+        (["05.31.2024"], "such as 2026-05-07."),
+        (["oui"], "such as 2026-05-07."),
     ],
 )
 def test_other_dates_are_refused_with_what_to_write(import_text, column, says):
