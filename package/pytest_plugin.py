@@ -17,14 +17,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pytest
@@ -42,6 +45,11 @@ REQUEST_SECONDS = 60  # a request may wait 30 seconds for others to arrive
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+def _now() -> str:
+    """Return the time as the journal writes it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
 @dataclass(frozen=True)
 class Qyvo:
     """A workspace of the sandbox with the sample contacts, which no other test sees.
@@ -55,6 +63,8 @@ class Qyvo:
 
     token: str
     """The bearer token of the workspace."""
+
+    _made: str = field(default_factory=_now, init=False, repr=False, compare=False)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -86,7 +96,8 @@ class Qyvo:
         """Create a contact or change the given fields of one, and return it as `contact` does.
 
         The fields are those of create-contact, `source`, `locale`, `opted_in_at`, `opted_out_at`,
-        `last_message_at` and `total_messages`. Raises ValueError if one is refused.
+        `last_message_at` and `total_messages`; a time is a string or a datetime with an offset.
+        Raises ValueError if one is refused.
         """
         try:
             contact_id = self.contact(phone_or_id)["id"]
@@ -153,12 +164,15 @@ class Qyvo:
         """Return what a wait failed to see, in the words of its call, and what did arrive."""
         call = ", ".join([str(count), *(f"{name}={value!r}" for name, value in filters.items())])
         said = f"{method}({call}): {len(found)} after {timeout:g} seconds."
-        shown = ("method", "path", "status", "reason")
-        lines = [
-            " ".join(str(entry[key]) for key in shown if entry[key])
-            for entry in self.requests(order="oldest")
-        ]
-        return "\n  ".join([f"{said} {'These' if lines else 'No requests'} have arrived:", *lines])
+        lines = [said + " No requests have arrived."]
+        if entries := self.requests(order="oldest"):
+            lines = [said + " These have arrived:", *map(_line, entries)]
+        # A request with an unknown token belongs to no workspace, and so is in that journal.
+        sandbox = Qyvo(self.base_url, "sandbox")
+        others = sandbox.requests(order="oldest") if self != sandbox else []
+        if others := [_line(entry) for entry in others if entry["time"] >= self._made]:
+            lines += ["With another token, or none (in the journal of `sandbox`):", *others]
+        return "\n  ".join(lines)
 
     # Faults
 
@@ -192,7 +206,7 @@ class Qyvo:
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         """Return the JSON of a response; raise what its status means."""
         headers = self.headers | {"Content-Type": "application/json"}
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else json.dumps(body, default=_isoformat).encode()
         request = urllib.request.Request(  # noqa: S310, the address is the user's own
             self.base_url + path, data, headers, method=method
         )
@@ -205,7 +219,27 @@ class Qyvo:
         return json.loads(text) if text else None
 
 
+def _line(entry: Mapping[str, Any]) -> str:
+    """Return an entry of the journal in one line."""
+    return " ".join(str(entry[key]) for key in ("method", "path", "status", "reason") if entry[key])
+
+
+def _isoformat(value: Any) -> str:
+    """Return what the sandbox reads for a value that JSON lacks."""
+    if not isinstance(value, datetime):
+        raise TypeError(f"{value!r} can't be sent as JSON.")
+    if value.utcoffset() is None:
+        raise ValueError(f"{value!r} has no offset: pass one with a tzinfo, such as UTC.")
+    return value.isoformat()
+
+
 def _contact_path(phone_or_id: str) -> str:
+    if not phone_or_id.startswith("+"):
+        try:
+            uuid.UUID(phone_or_id)
+        except ValueError:
+            text = f"{phone_or_id!r}: Must be a phone number with + or a UUID."
+            raise ValueError(text) from None
     return f"/sandbox/contacts/{urllib.parse.quote(phone_or_id, safe='')}"
 
 
@@ -231,7 +265,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--qyvo-command",
         metavar="COMMAND",
         help='Start the sandbox by this command, such as "uvx --from PATH qyvo-standin", instead'
-        " of the package that is installed here.",
+        " of the package that is installed here; it runs in the rootdir.",
     )
 
 
@@ -240,24 +274,32 @@ def qyvo(qyvo_url: str, request: pytest.FixtureRequest) -> Qyvo:
     """A workspace of the sandbox for this test alone, with the sample contacts."""
     # The name shows on the sandbox's page which test it was.
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", request.node.name)[:60]
-    return Qyvo(qyvo_url, f"sandbox-{name}-{uuid.uuid4().hex[:12]}")
+    workspace = Qyvo(qyvo_url, f"sandbox-{name}-{uuid.uuid4().hex[:12]}")
+    # A refused request opens none: without this, it would be missing if it were the first.
+    workspace.requests(limit=1)
+    return workspace
 
 
 @pytest.fixture(scope="session")
 def qyvo_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """The address of the sandbox: --qyvo-url, or else that of one which ends with the run."""
     url, command = pytestconfig.getoption("--qyvo-url"), pytestconfig.getoption("--qyvo-command")
-    if url and command:
+    if url is not None and command:
         pytest.fail("Give --qyvo-url or --qyvo-command, not both.", pytrace=False)
-    if url:
+    if url is not None:
         yield _checked(url.rstrip("/"))
     else:
-        with _running_sandbox(command) as started:
+        with _running_sandbox(command, pytestconfig.rootpath if command else None) as started:
             yield started
 
 
 def _checked(url: str) -> str:
     """Return the address if a sandbox is there, since no live service may be taken for one."""
+    if not url:
+        pytest.fail("--qyvo-url is empty: write http://127.0.0.1:8000, or omit it.", pytrace=False)
+    base = re.sub(r"(/api)?/v1$", "", url if "://" in url else f"http://{url}")
+    if base != url:
+        pytest.fail(f"--qyvo-url: write {base} instead of {url}.", pytrace=False)
     try:
         if isinstance(Qyvo(url, "sandbox").requests(limit=1), list):
             return url
@@ -268,31 +310,42 @@ def _checked(url: str) -> str:
 
 
 @contextmanager
-def _running_sandbox(command: str | None) -> Iterator[str]:
+def _running_sandbox(command: str | None, folder: Path | None) -> Iterator[str]:
     """Start a sandbox, which ends with the block or else with this process, however that ends."""
     seconds = INSTALL_SECONDS if command else START_SECONDS
-    with tempfile.TemporaryFile() as log, _started(command, log) as process:
+    began, printed = time.monotonic(), b""
+    with tempfile.TemporaryFile() as log, _started(command, folder, log) as process:
         deadline = threading.Timer(seconds, _kill, [process])
         deadline.daemon = True
         deadline.start()
         try:
-            ready = next((line for line in process.stdout if line.startswith(b"Serving on ")), b"")
-            deadline.cancel()
-            if ready:
-                yield ready.split()[-1].decode()
-                return
+            for line in process.stdout:
+                if line.startswith(b"Serving on "):
+                    deadline.cancel()
+                    yield line.split()[-1].decode()
+                    return
+                printed += line
+            late = time.monotonic() - began >= seconds
         finally:
+            deadline.cancel()
             _stop(process)
         log.seek(0)
-        words = log.read().decode(errors="replace").strip()
-        problem = words or f"it was not ready after {seconds} seconds."
-        pytest.fail(f"The sandbox did not start: {problem}", pytrace=False)
+        words = (printed + log.read()).decode(errors="replace").strip()
+        problem = f"it ended with status {process.returncode} before it was ready."
+        if late:
+            problem = f"it was not ready after {seconds} seconds."
+        missing = re.search(r"^ModuleNotFoundError: (.+)$", words, re.MULTILINE)
+        if missing and not command:
+            problem = f"{missing[1]}. Install qyvo-standin with its dependencies, or give"
+            words = "--qyvo-command, the command of a sandbox that is installed elsewhere."
+        pytest.fail(f"The sandbox did not start: {problem}\n{words}".rstrip(), pytrace=False)
 
 
-def _started(command: str | None, log: BinaryIO) -> subprocess.Popen[bytes]:
+def _started(command: str | None, folder: Path | None, log: BinaryIO) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(  # noqa: S603, the command is the user's own
             [*(shlex.split(command) if command else COMMAND), *SERVE],
+            cwd=folder,
             env={k: v for k, v in os.environ.items() if not k.startswith(NOT_INHERITED)},
             stdin=subprocess.PIPE,  # the sandbox ends when this process's end of it closes
             stdout=subprocess.PIPE,
@@ -302,7 +355,8 @@ def _started(command: str | None, log: BinaryIO) -> subprocess.Popen[bytes]:
             creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows
         )
     except (OSError, ValueError) as error:
-        pytest.fail(f"--qyvo-command: {error}.", pytrace=False)
+        problem = str(error)
+    pytest.fail(f"--qyvo-command: {problem}.", pytrace=False)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -197,15 +198,43 @@ def test_the_examples_for_pytest(wheel, made_once, tmp_path, env):
         virtual_environment(folder, packages=[wheel, "pytest", "pytest-asyncio", "httpx"])
 
     python = made_once("testing", make) / "bin" / "python"
-    crm, tests = examples("docs/testing.md#pytest")
+    crm, tests, started_once = examples("docs/testing.md#pytest")
     [of_async] = examples("docs/testing.md#async-tests")
     (tmp_path / "crm.py").write_text(crm)
     (tmp_path / "test_crm.py").write_text(tests)
+    (tmp_path / "test_once.py").write_text(started_once + USES_A_SESSION_S_WORKSPACE)
     (tmp_path / "test_async.py").write_text(of_async)
     options = "-W error -o asyncio_default_fixture_loop_scope=function"
     said = shell(f"{python} -m pytest {options} .", tmp_path, env)
-    assert f"{(tests + of_async).count('def test_')} passed" in said
+    assert f"{(tests + of_async).count('def test_') + 2} passed" in said
     assert not left_in(env)
+
+
+USES_A_SESSION_S_WORKSPACE = """
+
+@pytest.mark.parametrize("name", ["Ana", "Ben"])
+def test_each_starts_over(app_qyvo, name):
+    assert app_qyvo.contact("+14155550123")["name"] == "Romain"
+    app_qyvo.put_contact("+14155550123", name=name)
+    assert app_qyvo.requests() == []
+"""
+
+
+def test_the_page_names_what_an_entry_of_the_journal_has(bin_folder, tmp_path, env):
+    [paragraph] = re.findall(r"^A request has .+?\n\n", pages.prose("docs/testing.md"), re.M | re.S)
+    test = f"""
+def test_keys(qyvo):
+    import urllib.request
+    headers = qyvo.headers | {{"Idempotency-Key": "1", "X-Other": "2"}}
+    urllib.request.urlopen(urllib.request.Request(qyvo.base_url + "/api/v1/me", headers=headers))
+    [entry] = qyvo.requests()
+    assert all(f"`{{name}}`" in {paragraph!r} for name in entry.keys() - {{"id"}})
+    kept = entry["request_headers"]
+    assert (kept["Idempotency-Key"], kept["X-Other"]) == ("…", "2")
+    assert "Authorization" not in kept
+"""
+    (tmp_path / "test_keys.py").write_text(test)
+    assert "1 passed" in shell(f"{bin_folder}/pytest", tmp_path, env)
 
 
 def test_beside_versions_that_do_not_fit(project, made_once, env):
@@ -305,6 +334,55 @@ def test_the_sandbox_of_a_node_process_that_is_killed_ends_with_it(
         assert process.stdout.readline() == b"runs\n"
         assert left_in(env)
         process.send_signal(number)
+    wait_until_nothing_is_left(env)
+
+
+CHECKS_FOR_NODE = """
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { workspace } from "./qyvo.mjs";
+
+for (const [path, status] of [["made-up", 404], ["get-contact", 405]]) {
+  test(`a first request that gets a ${status} is in the journal`, async () => {
+    const qyvo = await workspace();
+    const url = `${qyvo.env.QYVO_BASE_URL}/api/v1/actions/${path}`;
+    await fetch(url, { method: "PATCH", headers: qyvo.headers });
+    const [request] = await qyvo.requests({ path });
+    assert.equal(request.status, status);
+  });
+}
+
+test("a min that is not reached is said", async () => {
+  const qyvo = await workspace();
+  await assert.rejects(qyvo.requests({ min: 2, path: "/me" }), /0 of 2 requests: .*path=%2Fme/);
+});
+"""
+
+
+def test_the_helper_for_node_keeps_refused_requests_and_says_how_many_arrived(
+    node_project, tmp_path, env
+):
+    (tmp_path / "checks.mjs").write_text(CHECKS_FOR_NODE)
+    assert re.search(r"pass 3\b", shell(shlex.join([*node_project, "checks.mjs"]), tmp_path, env))
+
+
+def test_the_helper_for_node_says_how_to_run_it_with_a_sandbox(node_project, tmp_path, env):
+    ran = subprocess.run(
+        node_project[2:], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert ran.returncode == 1
+    assert "Run this as: node with-sandbox.mjs node --test" in ran.stdout
+
+
+def test_the_wrapper_for_node_forwards_sigterm_to_the_tests(node_project, tmp_path, env):
+    script = "process.on('SIGTERM', () => { console.log('told'); process.exit(3); });"
+    script += "console.log('runs'); setTimeout(() => {}, 60000)"
+    command = [*node_project[:2], "node", "-e", script]
+    with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"runs\n"
+        process.terminate()
+        assert process.stdout.readline() == b"told\n"
+        assert process.wait(SECONDS) == 3
     wait_until_nothing_is_left(env)
 
 

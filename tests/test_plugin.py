@@ -81,6 +81,7 @@ def assert_passed(ran, number):
 
 METHODS = """
 import http.client, json, urllib.error, urllib.request
+from datetime import datetime, timedelta, timezone
 import pytest
 
 PHONE = "+14155550123"
@@ -151,6 +152,34 @@ def test_put_contact_creates_and_changes(qyvo):
         qyvo.put_contact("+1")
     with pytest.raises(ValueError, match="nmae"):
         qyvo.put_contact(PHONE, nmae="Ana")
+
+
+def test_a_time_may_be_a_datetime_with_an_offset(qyvo):
+    out = datetime(2026, 5, 8, 11, 0, 0, 250000, timezone(timedelta(hours=2)))
+    changed = qyvo.put_contact(PHONE, opted_out_at=out)
+    assert datetime.fromisoformat(changed["opted_out_at"]) == out.replace(microsecond=0)
+    qyvo.reset([{"phone": PHONE, "opted_in_at": out}])
+    assert qyvo.contact(PHONE)["opted_in_at"]
+    with pytest.raises(ValueError, match="has no offset"):
+        qyvo.put_contact(PHONE, opted_out_at=datetime(2026, 5, 8))
+
+
+def test_a_contact_is_named_by_a_phone_number_with_a_plus_or_a_uuid(qyvo):
+    for method in (qyvo.contact, qyvo.put_contact, qyvo.delete_contact):
+        with pytest.raises(ValueError, match="Must be a phone number with [+] or a UUID"):
+            method("0612345678")
+
+
+@pytest.mark.parametrize(("path", "status"), [("send-message", 404), ("get-contact", 405)])
+def test_a_first_request_that_is_refused_is_in_the_journal(qyvo, path, status):
+    request = urllib.request.Request(
+        f"{qyvo.base_url}/api/v1/actions/{path}", headers=qyvo.headers, method="PATCH"
+    )
+    with pytest.raises(urllib.error.HTTPError, match=str(status)) as refused:
+        urllib.request.urlopen(request)
+    refused.value.close()
+    [entry] = qyvo.requests(path=path)
+    assert (entry["method"], entry["status"]) == ("PATCH", status)
 
 
 def test_delete_contact(qyvo):
@@ -235,7 +264,7 @@ def test_a_fault_can_be_removed(qyvo):
 
 
 def test_the_fixture_gives_each_test_a_workspace_and_what_a_test_asks_about_it(project):
-    assert_passed(project.run(METHODS), 17)
+    assert_passed(project.run(METHODS), 21)
 
 
 def test_a_project_with_an_app_and_a_store_of_its_own_never_meets_ours(project):
@@ -375,23 +404,37 @@ def test_a_service_that_is_no_sandbox_is_refused_in_one_line(project, server):
     assert " 200 " not in server.log()
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1", "http://[", ""])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "http://["])
 def test_an_address_at_which_nothing_responds_is_said_in_one_line(project, url):
     ran = project.run(USES_IT, f"--qyvo-url={url}")
-    if url:
-        assert ran.returncode == 1
-        assert f"--qyvo-url: there is no sandbox at {url} (" in ran.output
-        assert "Traceback" not in ran.output
-    else:
-        assert_passed(ran, 2)
+    assert ran.returncode == 1
+    assert f"--qyvo-url: there is no sandbox at {url} (" in ran.output
+    assert "Traceback" not in ran.output
 
 
-def test_a_sandbox_that_does_not_start_is_one_error_with_its_own_words(project, bare):
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("", "--qyvo-url is empty: write http://127.0.0.1:8000, or omit it."),
+        ("127.0.0.1:1", "--qyvo-url: write http://127.0.0.1:1 instead of 127.0.0.1:1."),
+        ("http://[::1]:1/v1", "--qyvo-url: write http://[::1]:1 instead of http://[::1]:1/v1."),
+        ("localhost:1/api/v1/", "write http://localhost:1 instead of localhost:1/api/v1."),
+    ],
+)
+def test_an_address_that_is_not_the_sandboxs_own_is_refused_with_what_to_write(project, url, says):
+    ran = project.run(USES_IT, f"--qyvo-url={url}")
+    assert ran.returncode == 1
+    assert says in ran.output
+    assert "Traceback" not in ran.output
+
+
+def test_without_dependencies_the_fixture_says_what_to_install_or_to_give(project, bare):
     """Where only what pytest needs is installed, the plugin loads and the service can't."""
     ran = project.run(USES_IT, python=bare)
     assert ran.returncode == 1
-    assert "The sandbox did not start: " in ran.output
-    assert "ModuleNotFoundError: No module named 'click'" in ran.output
+    assert "The sandbox did not start: No module named 'click'. Install qyvo-standin" in ran.output
+    assert "\n--qyvo-command, the command of a sandbox" in ran.output
+    assert "Traceback" not in ran.output
     assert "pytest_plugin.py" not in ran.output  # no traceback of ours
 
 
@@ -418,8 +461,13 @@ def test_the_command_of_another_environment_starts_the_sandbox(project, bare, py
 
 
 def test_the_command_may_be_set_in_the_projects_configuration(project, bare, python):
-    command = f"{python} -m qyvo_standin"
-    (project.folder / "pytest.ini").write_text(f"[pytest]\naddopts = --qyvo-command '{command}'\n")
+    """Relative to pytest's rootdir, from whatever folder pytest runs."""
+    (project.folder / "start").symlink_to(python.parent / "qyvo-standin")
+    (project.folder / "pytest.ini").write_text("[pytest]\naddopts = --qyvo-command ./start\n")
+    assert_passed(project.run(USES_IT, python=bare), 2)
+    (project.folder / "inner").mkdir()
+    within = "import os\nos.chdir('inner')\n"
+    (project.folder / "conftest.py").write_text(within)
     assert_passed(project.run(USES_IT, python=bare), 2)
 
 
@@ -449,14 +497,17 @@ def test_what_a_command_prints_before_the_sandbox_serves_does_no_harm(
     [
         ("nosuch-command serve", "--qyvo-command: [Errno 2] No such file or directory: "),
         ("'open", "--qyvo-command: No closing quotation."),
-        ("sh -c 'echo no way >&2'", "The sandbox did not start: no way"),
+        ("sh -c 'echo no way >&2'", "it ended with status 0 before it was ready.\nno way\n"),
+        ("sh -c 'echo no way; exit 3'", "it ended with status 3 before it was ready.\nno way\n"),
+        ("false", "The sandbox did not start: it ended with status 1 before it was ready.\n"),
     ],
 )
-def test_a_command_that_starts_no_sandbox_is_said_in_one_line(project, command, says):
+def test_a_command_that_starts_no_sandbox_is_said_with_what_it_printed(project, command, says):
     ran = project.run(USES_IT, "--qyvo-command", command)
     assert ran.returncode == 1
     assert says in ran.output
     assert "Traceback" not in ran.output
+    assert "During handling" not in ran.output
 
 
 def test_url_and_command_exclude_each_other(project):
@@ -533,16 +584,24 @@ def test_some(qyvo):
 
 def test_none(qyvo):
     qyvo.wait_for_requests(1, timeout=0)
+
+
+def test_another_token(qyvo):
+    send(Qyvo(qyvo.base_url, "wrong"), "/api/v1/me")
+    qyvo.wait_for_requests(1, timeout=0)
 """
-    ran = project.run(WAITING + tests)
-    assert "2 failed" in ran.output
+    ran = project.run(WAITING + "from qyvo_standin.pytest_plugin import Qyvo\n" + tests)
+    assert "3 failed" in ran.output
     said = [line[1:].strip() for line in ran.output.splitlines() if line.startswith("E ")]
     assert said == [
         "AssertionError: wait_for_requests(2, path='/me', status=200): 1 after 0.1 seconds."
         " These have arrived:",
         "GET /api/v1/me 200",
         "GET /api/v1/nothing 404 Not found",
-        "AssertionError: wait_for_requests(1): 0 after 0 seconds. No requests have arrived:",
+        "AssertionError: wait_for_requests(1): 0 after 0 seconds. No requests have arrived.",
+        "AssertionError: wait_for_requests(1): 0 after 0 seconds. No requests have arrived.",
+        "With another token, or none (in the journal of `sandbox`):",
+        "GET /api/v1/me 401 An unknown token: use sandbox, or one that begins with sandbox-.",
     ]
     assert "pytest_plugin.py" not in ran.output  # no traceback of ours
 
