@@ -265,7 +265,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--qyvo-command",
         metavar="COMMAND",
         help='Start the sandbox by this command, such as "uvx --from PATH qyvo-standin", instead'
-        " of the package that is installed here; it runs in the rootdir.",
+        " of the package that is installed here. In addopts it runs in the rootdir.",
     )
 
 
@@ -289,7 +289,10 @@ def qyvo_url(pytestconfig: pytest.Config) -> Iterator[str]:
     if url is not None:
         yield _checked(url.rstrip("/"))
     else:
-        with _running_sandbox(command, pytestconfig.rootpath if command else None) as started:
+        # A command that is typed starts from where it is typed.
+        words = [word.removeprefix("--qyvo-command=") for word in pytestconfig.getini("addopts")]
+        folder = pytestconfig.rootpath if command in words else None
+        with _running_sandbox(command, folder) as started:
             yield started
 
 

@@ -466,9 +466,10 @@ def test_the_command_may_be_set_in_the_projects_configuration(project, bare, pyt
     (project.folder / "pytest.ini").write_text("[pytest]\naddopts = --qyvo-command ./start\n")
     assert_passed(project.run(USES_IT, python=bare), 2)
     (project.folder / "inner").mkdir()
-    within = "import os\nos.chdir('inner')\n"
-    (project.folder / "conftest.py").write_text(within)
+    (project.folder / "conftest.py").write_text("import os\nos.chdir('inner')\n")
     assert_passed(project.run(USES_IT, python=bare), 2)
+    # One that is typed is relative to where it is typed.
+    assert_passed(project.run(USES_IT, "--qyvo-command", "../start", python=bare), 2)
 
 
 def test_the_command_is_split_as_a_shell_splits_words_and_no_shell_runs_it(
