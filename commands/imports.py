@@ -210,7 +210,14 @@ def progress(size: int) -> Iterator[Callable[[int], None]]:
         yield lambda position: None
         return
     with click.progressbar(length=size, file=sys.stderr) as bar:
-        yield lambda position: bar.update(position - bar.pos)
+        shown = 0
+
+        def show(position: int):
+            nonlocal shown
+            bar.update(position - shown)
+            shown = position
+
+        yield show
 
 
 def write_rows(database: store.Store, workspace_id: int, rows: list[sources.Row]) -> Counter:
@@ -343,7 +350,7 @@ class Report:
             "refused_file": self.refused_file and str(self.refused_file),
             "advice": advice,
         }
-        click.echo(json.dumps(report, ensure_ascii=False, indent=2))
+        click.echo(json.dumps(report, indent=2))
 
     def advice(self, contacts: files.ContactsFile) -> str:
         """Return the option that would help if most rows are refused for one reason, else ""."""

@@ -105,8 +105,7 @@ class Qyvo:
             contact_id = phone_or_id
             if phone_or_id.startswith("+"):
                 contact_id, fields = str(uuid.uuid4()), {"phone": phone_or_id} | fields
-        self._send("PUT", _contact_path(contact_id), fields)
-        return self.contact(contact_id)
+        return self._send("PUT", _contact_path(contact_id), fields)
 
     def delete_contact(self, phone_or_id: str) -> None:
         """Delete a contact. Raises LookupError if there is no such contact."""
