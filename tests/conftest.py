@@ -67,6 +67,13 @@ Service.test_cli_runner_class = Runner
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items):
+    """Leave a real browser and examples by the thousand to make test-all."""
+    for item in items:
+        if "browser" in item.fixturenames or item.path.name == "test_properties.py":
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def make_app(tmp_path):
     """Makes an application on a database that holds `contacts`, with these settings."""
