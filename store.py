@@ -729,12 +729,14 @@ def _update(db: sqlite3.Connection, row: Values, fields: Values) -> Values:
 # Rows
 
 
+# Within a row's `folded`, so that an address can be compared whole. No name holds it.
+_BETWEEN_FIELDS = "\x1f"
 _BLANK_ROW = {
     "id": "",
     "phone": "",
     "name": None,
     "email": None,
-    "folded": "",
+    "folded": _BETWEEN_FIELDS * 3,
     "source": "api",
     "locale": None,
     "opted_in_at": None,
@@ -757,7 +759,7 @@ def _new_row(fields: Values) -> Values:
     """Return the row of a new contact with these fields, complete but for its workspace."""
     now = _now()
     row = _changed({**_BLANK_ROW, "created_at": now, "updated_at": now}, fields)
-    return {**row, "id": fields.get("id") or _new_id(), "folded": _folded(row)}
+    return {**row, "id": fields.get("id") or _new_id()}
 
 
 def _new_id() -> str:
@@ -823,8 +825,6 @@ def _time(microseconds: int | None) -> datetime | None:
 
 # Search
 
-# Within a row's `folded`, so that an address can be compared whole. No name holds it.
-_BETWEEN_FIELDS = "\x1f"
 _PHONE_QUERY = re.compile(
     r"'?(?:tel:)?([\d\s()./+\u2010-\u2015\u2212\uff08-\uff0f-]+)", re.IGNORECASE
 )
